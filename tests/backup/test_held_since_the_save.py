@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 
@@ -204,3 +205,39 @@ def test_a_save_without_a_last_file_counts_once_it_was_quiet(trainer):
     trainer.close("last.pt", small_checkpoint(3))
     shutil.rmtree(trainer.world.directory / "0")
     assert "0/optimizer.bin" in trainer.backed_up()
+
+
+def test_all_runs_together_leave_the_agent_its_descriptors(world, monkeypatch):
+    """Many runs hold no more than a quarter of what a process may open: whoever comes last lets go of its own."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (28, 28))
+    one, other = Trainer(world), Trainer(world)
+    before = open_count()
+    one.save(1)
+    one.save(2)
+    assert open_count() == before + 6
+    other.save(3)
+    assert open_count() == before + 6
+    one.holds.close()
+    other.save(4)
+    assert open_count() == before + 3
+    other.holds.close()
+
+
+def test_a_name_that_was_used_for_a_moment_is_no_missed_checkpoint(trainer):
+    """A file that its writer renamed at once is read under its new name, and nothing is told."""
+    trainer.world.write("last.pt", small_checkpoint(1))
+    trainer.holds.add(b"new_last.pt", finished_file(b"new_last.pt"))
+    trainer.holds.add(b"last.pt", finished_file(b"last.pt"))
+    assert trainer.backed_up() == {"last.pt"}
+    assert trainer.holds.missed_count == 0
+
+
+def test_a_file_that_was_gone_before_the_end_does_not_spoil_the_save(trainer):
+    """What a writer closed and renamed within its directory is held under the name that it has at the end."""
+    trainer.world.write("checkpoint-1/pytorch_model.bin", small_checkpoint(1))
+    trainer.holds.add(b"checkpoint-1/new.bin", finished_file(b"checkpoint-1/new.bin"))
+    trainer.world.write("checkpoint-1/optimizer.pt", small_checkpoint(2))
+    trainer.close("checkpoint-1/trainer_state.json", b'{"global_step": 1}')
+    trainer.save(2)
+    trainer.rotate(1)
+    assert trainer.backed_up() == of(1) | of(2)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from mlsync.errors import SourceError
 from mlsync.source.finished import Saved, is_one_save
@@ -28,8 +29,8 @@ _LOG: Final = logging.getLogger(__name__)
 HELD_MAX: Final = 128
 #: While a store is away nothing is read: then the trainer gets its space back, and an unmount goes through.
 AGE_S: Final = 300.0
-# Of the descriptors that this process may have: sockets, pipes and other runs need some as well.
-_PART_OF_DESCRIPTORS: Final = 8
+# Of the descriptors that this process may have, all runs together: sockets, pipes and watches need some as well.
+_PART_OF_DESCRIPTORS: Final = 4
 # Of the free space: so much at most is kept from the trainer.
 _PART_OF_SPACE: Final = 4
 # A file system with less of its space left is nearly full.
@@ -63,8 +64,9 @@ class Holds:
     ) -> None:
         self._run = run
         self._directory = bytes(directory)
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _PART_OF_DESCRIPTORS
-        self._count_max = min(HELD_MAX, limit) if count_max is None else count_max
+        self._count_max = HELD_MAX if count_max is None else count_max
+        #: How many files are held.
+        self.count = 0
         self._clock = clock
         self._free_bytes = free_bytes or _free_bytes
         self._lock = threading.Lock()
@@ -72,6 +74,7 @@ class Holds:
         self._unread: dict[bytes, None] = {}
         #: How many finished saves were deleted before a pass could read them, since the agent started.
         self.missed_count = 0
+        _ALL.add(self)
 
     def add(self, path: bytes, saved: Saved) -> None:
         """Hold a file that its writer just closed or renamed, and all of the save if this was its last file."""
@@ -81,8 +84,7 @@ class Holds:
                 with Root.open_watched(self._directory) as root:
                     save = self._save(key)
                     save.has_ended = saved.has_ended or saved.is_alone
-                    if saved.has_ended and is_one_save(saved.place):
-                        # Exactly what is there now: writers take files away as well, before they are done.
+                    if saved.has_ended and (is_one_save(saved.place) or path == saved.place):
                         self._hold_all(root, save, saved.place)
                     else:
                         self._hold(root, save, path)
@@ -131,12 +133,13 @@ class Holds:
         return save
 
     def _hold_all(self, root: Root, save: _Save, place: bytes) -> None:
+        """Hold exactly what is there now: writers take files away as well, before they are done."""
+        paths = list(_files_below(root, place, self._count_max + 1))
         _close(save)
-        for path in _files_below(root, place, self._count_max + 1):
-            if len(save.files) >= self._count_max:
-                save.is_broken = True
-                return
-            self._hold(root, save, path)
+        save.is_broken = len(paths) > self._count_max
+        if not save.is_broken:
+            for path in paths:
+                self._hold(root, save, path)
 
     def _hold(self, root: Root, save: _Save, path: bytes) -> None:
         before = save.files.pop(path, None)
@@ -162,7 +165,7 @@ class Holds:
         for key in [key for key, save in self._saves.items() if save.last_s + AGE_S <= self._clock()]:
             _LOG.debug("%s: %s is held no longer: no pass read it in time", self._run, display(key))
             self._drop(key)
-        while self._saves and sum(len(save.files) for save in self._saves.values()) > self._count_max:
+        while self._saves and (self._note_count() > self._count_max or self._is_too_much()):
             self._drop(next(iter(self._saves)))
         kept_bytes = {key: _deleted_bytes(save) for key, save in self._saves.items()}
         for key, deleted_bytes in kept_bytes.items():
@@ -175,13 +178,27 @@ class Holds:
                 kept_bytes[key] = 0
                 self._drop(key)
 
+    def _note_count(self) -> int:
+        self.count = sum(len(save.files) for save in self._saves.values())
+        return self.count
+
+    def _is_too_much(self) -> bool:
+        """Return whether all runs together hold more than their part of what this process may open."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return sum(one.count for one in tuple(_ALL)) > limit // _PART_OF_DESCRIPTORS
+
     def _drop(self, key: bytes, *, is_read: bool = False) -> None:
         save = self._saves.pop(key)
-        if not is_read:
-            self._unread[next(iter(save.files), key)] = None
+        # Of what was never held, the name may have been one for a moment.
+        if not is_read and save.files:
+            self._unread[next(iter(save.files))] = None
             if len(self._unread) > _UNREAD_MAX:
                 del self._unread[next(iter(self._unread))]
         _close(save)
+        self._note_count()
+
+
+_ALL: Final[WeakSet[Holds]] = WeakSet()
 
 
 def _close(save: _Save) -> None:
