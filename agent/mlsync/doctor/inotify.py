@@ -63,7 +63,7 @@ def count_directories(directory: Path, most: int = _DIRECTORIES_MAX) -> int:
 def diagnose_inotify(needed: int, found: Limits) -> Iterator[Diagnosis]:
     """Yield whether *needed* more watches fit."""
     left = found.watches - found.used_watches
-    what = f"{needed} watches are needed, {left} of {found.watches} are left"
+    what = f"{needed} {'watch is' if needed == 1 else 'watches are'} needed, {left} of {found.watches} are left"
     if needed > left:
         yield Diagnosis(SUBJECT, Grade.WARNING, what, _RESCANS, _RAISE)
     elif found.used_instances >= found.instances:

@@ -47,7 +47,11 @@ def diagnose_readable(directory: Path, run: str, most: int = _FILES_MAX) -> Iter
         yield Diagnosis(subject, Grade.GRAVE, what, "no version has them as they are now (status 41)", _ADVICE)
     else:
         whose = "" if reads_everything() else f" by user {os.geteuid()}; the service may run as another one"
-        yield Diagnosis(subject, Grade.FINE, f"all {count} files can be read{whose}")
+        yield Diagnosis(
+            subject,
+            Grade.FINE,
+            f"the one file can be read{whose}" if count == 1 else f"all {count} files can be read{whose}",
+        )
 
 
 def _may_read(path: bytes) -> bool:
