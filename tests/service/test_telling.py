@@ -95,6 +95,14 @@ def test_what_was_not_taken_is_named_once_and_told_by_the_next_agent(tmp_path):
     assert json.loads((tmp_path / "notices.json").read_text())["waiting"] == {"team": []}
 
 
+def test_an_event_is_kept_before_anybody_is_asked(tmp_path):
+    """An agent that is killed right after an event leaves it, and the next one tells it."""
+    telling(tmp_path, Service()).event(NoticeEvent("best", "yolo", 7, at_s=1e12))
+    service = Service()
+    with telling(tmp_path, service, wall=lambda: 1e12).going_on():
+        assert service.wait(1) == [("team", "best", False)]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"format":1}', '{"format":1,"told":{"a":1},"waiting":{}}', "[" * 5000])
 def test_a_file_that_is_none_is_no_fault(tmp_path, text):
     """A damaged file of notices counts as empty."""
@@ -263,6 +271,7 @@ def test_what_lasts_is_told_after_its_time():
     record.passed(PassResult("yolo", None, 3, (), ""), now_s, 1.0)
     assert kinds() == []
     assert kinds(changed_s=2803.0) == ["behind"]
+    assert Conditions("gpu1", behind_s=7200.0).of([status(record, now_s, changed_s=2803.0)]) == []
 
 
 def test_nothing_is_over_before_it_is_known_to_be():

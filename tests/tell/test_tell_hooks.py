@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_a_hook_that_takes_too_long_is_killed_with_its_children(tmp_path):
         time.sleep(0.02)
     else:
         raise AssertionError("the child lives")
+
+
+def test_a_hook_ends_with_the_agent():
+    """Once the agent says so, a hook is killed long before its time-out."""
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    assert run_hook(["sleep", "60"], BEST, 60, stop=stop) == ("killed, since the agent ends", "")
 
 
 def test_how_a_hook_fails_is_told():

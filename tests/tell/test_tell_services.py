@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import sys
+import types
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -187,3 +188,19 @@ def test_apprise_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apprise", None)
     found = deliver(letter("apprise", "tgram://token-token/chat"))
     assert found.said == "apprise is not installed beside mlsync: pip install 'mlsync[apprise]'"
+    sent = []
+
+    class Apprise:
+        def add(self, url):
+            """Know one scheme."""
+            return url.startswith("tgram://")
+
+        def notify(self, **message):
+            """Note the message."""
+            sent.append(message)
+            return len(sent) < 2
+
+    monkeypatch.setitem(sys.modules, "apprise", types.SimpleNamespace(Apprise=Apprise))
+    answers = [deliver(letter("apprise", url)) for url in ("tgram://a/b", "tgram://a/b", "odd://a")]
+    assert [(one.is_taken, one.was_reached) for one in answers] == [(True, True), (False, False), (False, False)]
+    assert sent[0]["title"] == "✅ New best checkpoint · yolo/7"

@@ -63,6 +63,7 @@ class AgentOptions:
     talk: TalkOptions = field(default_factory=TalkOptions)
     heartbeat_url_file: Path | None = None
     tell: TellOptions = field(default_factory=TellOptions)
+    proves: bool = True
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -79,6 +80,7 @@ class AgentOptions:
             preemption=PreemptionOptions.of(config),
             heartbeat_url_file=agent.heartbeat_url_file,
             tell=TellOptions.of(config),
+            proves=config.proof.device != "none",
             talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file),
         )
 
@@ -124,7 +126,15 @@ class Agent:
         self._telling = Telling(options.tell, directory, monitor, self._records, clock=clock, wall=wall)
         places = {"mlsync": directory} | {job.name: job.directory for job in jobs}
         #: Tells channels and hooks.
-        self.news = News(self._telling, self._records, places, clock=clock, wall=wall)
+        self.news = News(
+            self._telling,
+            self._records,
+            places,
+            join_logs_s=options.timing.join_logs_s,
+            proves=options.proves,
+            clock=clock,
+            wall=wall,
+        )
         recorded = [
             RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self.news.passed, job.name), wall=wall)
             for job in jobs

@@ -29,10 +29,15 @@ _TROUBLE: Final = re.compile(r"(.+): (torn|broken|unreadable): ([^;]*)(?:; versi
 
 
 class Conditions:
-    """Looks at the runs again and again; remembers since when a file is unfinished."""
+    """Looks at the runs again and again; remembers since when a file is unfinished.
 
-    def __init__(self, host: str) -> None:
+    A change may wait for *behind_s*; where this machine *proves* nothing, others are waited for without a word.
+    """
+
+    def __init__(self, host: str, *, behind_s: float = BEHIND_S, proves: bool = True) -> None:
         self._host = host
+        self._behind_s = behind_s
+        self._proves = proves
         self._torn_since_s: dict[str, float] = {}
 
     def of(self, runs: Sequence[RunStatus]) -> list[Condition]:
@@ -65,9 +70,9 @@ class Conditions:
         if run.record.failing is not None:
             return
         since_s = run.record.pending_since_s
-        if since_s is not None and run.now_s - since_s >= PENDING_S:
+        if self._proves and since_s is not None and run.now_s - since_s >= PENDING_S:
             yield self._condition("pending", run, {"since_s": run.now_s - since_s})
-        elif run.changed_s is not None and run.now_s - run.changed_s >= BEHIND_S:
+        elif run.changed_s is not None and run.now_s - run.changed_s >= self._behind_s:
             yield self._condition("behind", run, {"since_s": run.now_s - run.changed_s})
 
     def _condition(self, kind: str, run: RunStatus, facts: Mapping[str, float | str], path: str = "") -> Condition:

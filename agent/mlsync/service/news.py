@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlsync.app.pass_result import PassResult
-from mlsync.service.conditions import Conditions, full_disks, knows_of
+from mlsync.service.conditions import BEHIND_S, Conditions, full_disks, knows_of
 from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.telling import Telling
@@ -33,6 +33,8 @@ class News:
         records: Mapping[str, RunRecord],
         directories: Mapping[str, Path],
         *,
+        join_logs_s: float = 0.0,
+        proves: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -42,7 +44,9 @@ class News:
         self._clock = clock
         self._wall = wall
         self._host = socket.gethostname()
-        self._conditions = Conditions(self._host)
+        # Logs wait for so long on purpose.
+        behind_s = max(BEHIND_S, 2 * join_logs_s)
+        self._conditions = Conditions(self._host, behind_s=behind_s, proves=proves)
         self._disks: threading.Thread | None = None
         self._disks_at_s = clock()
         # How many passes each run had when the end was announced, and who announced it.

@@ -33,7 +33,9 @@ FILE_NAME: Final = "notices.json"
 _FORMAT: Final = 1
 _FILE_BYTES_MAX: Final = 16 << 20
 _HOOKS_WAITING_MAX: Final = 100
+_HOOKS: Final = "hooks"
 _CLOSE_S: Final = 5.0
+_KILL_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Telling:
         self._wall = wall
         self._changed = threading.Condition()
         self._is_closing = False
+        self._end_of_hooks = threading.Event()
         self._hooks: deque[tuple[tuple[str, ...], NoticeEvent]] = deque()
         self._has_save_failed = False
         told, waiting = self._read() if options.is_anybody_told else ({}, {})
@@ -136,7 +139,7 @@ class Telling:
         for channel in self._options.channels:
             self._start(partial(self._serve, channel), f"tell {channel.name}")
         if any(getattr(self._options.hooks, name) for name in HOOKS.values()):
-            self._start(self._run_hooks, "hooks")
+            self._start(self._run_hooks, _HOOKS)
         try:
             yield
         finally:
@@ -146,6 +149,11 @@ class Telling:
             until_s = time.monotonic() + _CLOSE_S
             for thread in self._threads:
                 thread.join(max(0.0, until_s - time.monotonic()))
+            # Nobody would end a hook that the agent left behind.
+            self._end_of_hooks.set()
+            for thread in self._threads:
+                if thread.name == _HOOKS:
+                    thread.join(_KILL_S)
 
     def _start(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -195,12 +203,12 @@ class Telling:
         secret = [name for one in self._options.channels for name in (one.url_variable, one.secret_variable) if name]
         while True:
             with self._changed:
-                while not self._hooks:
+                while not self._hooks or self._end_of_hooks.is_set():
                     if self._is_closing:
                         return
                     self._changed.wait()
                 command, event = self._hooks.popleft()
-            why, said = run_hook(command, event, hooks.hook_timeout_s, without=secret)
+            why, said = run_hook(command, event, hooks.hook_timeout_s, without=secret, stop=self._end_of_hooks)
             name = f"{HOOKS[event.kind]} ({os.path.basename(command[0])})"
             told = f": {said}" if said else ""
             if why:

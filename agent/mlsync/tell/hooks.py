@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Final
@@ -23,6 +24,7 @@ HOOKS: Final[Mapping[str, str]] = {
 _OUTPUT_BYTES_MAX: Final = 4096
 _READ_BYTES: Final = 4096
 _DRAIN_S: Final = 2.0
+_LOOK_S: Final = 0.25
 # What may hold secrets of mlsync or of the store.
 _PRIVATE: Final = ("MLSYNC_", "AWS_")
 _WITHOUT: Final = frozenset({"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
@@ -35,10 +37,12 @@ def run_hook(
     environ: Mapping[str, str] = os.environ,
     *,
     without: Sequence[str] = (),
+    stop: threading.Event | None = None,
 ) -> tuple[str, str]:
     """Run a command; return why it failed, empty if it did not, and the end of what it printed.
 
-    It has a session of its own, which is killed at the time-out, and when the command ends: no child of it stays.
+    It has a session of its own, which is killed at the time-out, once *stop* is set, and when the command ends: no
+    child of it stays.
     """
     hidden = _WITHOUT | set(without)
     given = {name: value for name, value in environ.items() if not name.startswith(_PRIVATE) and name not in hidden}
@@ -61,16 +65,27 @@ def run_hook(
     writer = threading.Thread(target=_write, args=(process.stdin, event), name="hook-input", daemon=True)
     writer.start()
     try:
-        status = process.wait(timeout_s)
-        why = "" if status == 0 else _ending(status)
-    except subprocess.TimeoutExpired:
-        why = f"not done after {timeout_s:g} s, and killed"
+        status = _status(process, time.monotonic() + timeout_s, stop)
+        if status is not None:
+            why = "" if status == 0 else _ending(status)
+        elif stop is not None and stop.is_set():
+            why = "killed, since the agent ends"
+        else:
+            why = f"not done after {timeout_s:g} s, and killed"
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     last.join(_DRAIN_S)
     return why, last.text()
+
+
+def _status(process: subprocess.Popen[bytes], until_s: float, stop: threading.Event | None) -> int | None:
+    """Return the exit status of a process; ``None`` if it runs at *until_s*, on the monotonic clock, or at *stop*."""
+    while (left_s := until_s - time.monotonic()) > 0 and not (stop is not None and stop.is_set()):
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(min(left_s, _LOOK_S))
+    return process.poll()
 
 
 def _write(stream: IO[bytes], event: NoticeEvent) -> None:
