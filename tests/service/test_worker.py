@@ -17,6 +17,7 @@ from mlsync.errors import (
     SourceMissing,
     SourceUnreadable,
     StoreDenied,
+    StoreFull,
     StoreUnavailable,
 )
 from mlsync.service.holds import Holds
@@ -394,6 +395,17 @@ def test_the_same_failure_is_told_now_and_then(make, clock):
         "yolo: denied",
     ]
     assert ("info", "yolo: works again after 101 failed attempts") in monitor.notices
+
+
+def test_the_same_failure_elsewhere_is_the_same(make):
+    """A store that is full names another object at each try, which is no news."""
+    worker, monitor = make(*[StoreFull("no space left", where=f"/disk/packs/{number}") for number in range(4)])
+    for _ in range(4):
+        worker._pass()
+    told = [text.partition("; next")[0] for level, text in monitor.notices if level == "error"]
+    places = ["0", "1", "3"]
+    assert [text.partition("packs/")[2][0] for text in told] == places
+    assert ["times now" in text for text in told] == [False, True, True]
 
 
 def test_a_failure_that_lasts_is_told_each_hour(make, clock):

@@ -56,7 +56,7 @@ class _Failure:
     """Failures: *row* of one kind after each other, *tries* and *told_s* with the same words, *all_tries* of any."""
 
     kind: type[Exception] = Error
-    text: str = ""
+    what: str = ""
     row: int = 0
     tries: int = 0
     told_s: float = -math.inf
@@ -429,7 +429,9 @@ class Worker:
         text = str(error) or type(error).__name__
         # Failures of different kinds do not add up: a disk that was away says nothing about the store.
         row = before.row + 1 if type(error) is before.kind else 1
-        tries = before.tries + 1 if text == before.text else 1
+        # Not where: a store that is full names the object that it could not take, another one each time.
+        what = error.what if isinstance(error, Error) else text
+        tries = before.tries + 1 if what == before.what else 1
         if self._hurry_s() is not None:
             delay_s = _HURRIED_RETRY_S
         if delay_s is None:
@@ -442,7 +444,7 @@ class Worker:
             so_far = f" ({tries} times now)" if tries > 1 else ""
             self._monitor.notice("error", f"{self.job.name}: {text}{so_far}; next try in {delay_s:.0f} s")
         told_s = now_s if is_told else before.told_s
-        self._failure = _Failure(type(error), text, row, tries, told_s, before.all_tries + 1)
+        self._failure = _Failure(type(error), what, row, tries, told_s, before.all_tries + 1)
 
     def _delay_s(self, failures: int, error: Exception) -> float:
         """Return a wait that grows with each failure in a row, by chance so that many machines do not retry at once."""
