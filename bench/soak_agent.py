@@ -27,7 +27,7 @@ from peers import Mlsync
 from soaking.agent import Agent
 from soaking.disturber import Disturber, Trainers
 from soaking.judge import Judge
-from soaking.record import by_name
+from soaking.record import Record, by_name
 from soaking.stores import STORES
 
 KINDS = {"bert": "steps", "yolo": "epochs", "nano": "renamed"}
@@ -92,8 +92,9 @@ class Soak:
         self.trainers.end()
         self.agent.start()
         healed_s = time.time()
-        # A pass over each run, begun after that, found nothing that is not stored.
-        self._await(lambda: self._is_well(healed_s))
+        # Log lines may wait for minutes, until the agent ends: what counts are the saves.
+        saved_s = {run: record.finished()[-1].ended_s for run, record in self.records().items()}
+        self._await(lambda: self._is_well(saved_s))
         self.caught_up_s = time.time() - healed_s
         assert self.agent.end(END_WITHIN_S) == 0, "the agent did not end well"
 
@@ -123,9 +124,13 @@ class Soak:
             if time.monotonic() > begin_s + CATCH_UP_WITHIN_S:
                 sys.exit(f"the agent does not catch up: {self.agent.runs()}")
 
-    def _is_well(self, since_s: float) -> bool:
+    def records(self) -> dict[str, Record]:
+        return {run: Record(file, self.trainers.directories[run]) for run, file in self.trainers.records.items()}
+
+    def _is_well(self, saved_s: dict[str, float]) -> bool:
+        """Whether a pass over each run that began after its newest save has ended well."""
         runs = self.agent.runs()
-        return len(runs) == len(KINDS) and all(is_well(run, since_s) for run in runs)
+        return len(runs) == len(KINDS) and all(is_well(run, saved_s[str(run["run"])]) for run in runs)
 
     def _least_version(self) -> int:
         runs = self.agent.runs()

@@ -49,8 +49,8 @@ class Judge:
         config = load(agent.configuration)
         unlock = KeyFile(agent.key.read_bytes())
         with Session.open(config, lambda: unlock, SilentMonitor()) as session:
-            for run in self._soak.trainers.directories:
-                self._judge_run(session.repository, run)
+            for run, record in self._soak.records().items():
+                self._judge_run(session.repository, run, record)
         self._wrong += agent.faults_in_log()
         self._wrong += [f"the agent ended by itself {agent.died_count} times"] * bool(agent.died_count)
         self._check()
@@ -66,9 +66,8 @@ class Judge:
             "wrong_first": self._wrong[:FAULTS_SHOWN],
         }
 
-    def _judge_run(self, repository, run: str) -> None:
-        directory = self._soak.trainers.directories[run]
-        record = Record(self._soak.trainers.records[run], directory)
+    def _judge_run(self, repository, run: str, record: Record) -> None:
+        directory = record.directory
         logged = {name: (directory / name).read_bytes() for name in LOGS if (directory / name).exists()}
         back = self._soak.agent.key.with_name("back")
         captured: dict[int, float] = {}
