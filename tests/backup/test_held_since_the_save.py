@@ -241,3 +241,17 @@ def test_a_file_that_was_gone_before_the_end_does_not_spoil_the_save(trainer):
     trainer.save(2)
     trainer.rotate(1)
     assert trainer.backed_up() == of(1) | of(2)
+
+
+def test_a_store_that_is_behind_gets_the_newest_of_what_was_deleted(trainer):
+    """Checkpoints that come faster than the store takes them are thinned, and those that are in no version counted."""
+    for step in (1, 2, 3, 4):
+        trainer.now_s += 10
+        trainer.save(step)
+    for step in (1, 2, 3):
+        trainer.rotate(step)
+    held = trainer.holds.taken(is_behind=True)
+    trainer.world.backup(held=held)
+    paths = {os.fsdecode(entry.path) for entry in trainer.world.manifest().entries if entry.size_bytes}
+    assert paths == of(3) | of(4)
+    assert trainer.holds.missed_count == 2

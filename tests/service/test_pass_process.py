@@ -25,7 +25,7 @@ from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat, Interruption
-from mlsync.service.pass_process import PassProcess, PassRequest
+from mlsync.service.pass_process import LookRequest, PassProcess, PassRequest
 from mlsync.source.finished import finished_file
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.key_slots import add_slot
@@ -119,6 +119,17 @@ def test_the_process_gets_what_the_agent_holds(place):
     paths = {entry.path for entry in repository.entries(repository.stored("yolo", 2))}
     assert paths == {b"2.pt", b"2-more.pt", b"train.log"}
     assert job.holds.taken() == ()
+
+
+def test_a_gentle_process_is_last_in_line_before_it_is_asked(place):
+    """A process that gives way although the agent does not has the lowest priority when it serves its first request."""
+    process = PassProcess("yolo", Heartbeat(), gently=True)
+    try:
+        process.ask(LookRequest(place.config), threading.Event())
+        tasks = os.listdir(f"/proc/{process.pid}/task")
+        assert {os.getpriority(os.PRIO_PROCESS, int(task)) for task in tasks} == {19}
+    finally:
+        process.close()
 
 
 def test_one_process_makes_version_after_version(place):

@@ -30,6 +30,8 @@ from mlsync.source.state import State
 _LOG: Final = logging.getLogger(__name__)
 # For this long after a pass that asked the store, passes over an untouched run only check the run's files.
 STORE_UNASKED_S = 900.0
+# After a pass that took longer, checkpoints may come faster than the store takes them.
+_SLOW_PASS_S: Final = 20.0
 
 
 def look_for_repository(config: Config) -> None:
@@ -114,6 +116,7 @@ class BackupJob:
         self._process = PassProcess(watch.run, self.heartbeat, gently=gently)
         self.holds = Holds(watch.run, watch.directory)
         self._is_told = False  # the history of the run, by the first pass
+        self._took_s = 0.0  # the last pass that made a version, or looked for one
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
     def prepare(self) -> None:
@@ -143,7 +146,7 @@ class BackupJob:
         """
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
-        held = self.holds.taken()
+        held = self.holds.taken(is_behind=self._took_s > _SLOW_PASS_S)
         asked_s, self._asked_s = self._asked_s, None
         is_rotated = any(save.is_deleted for save in held)
         if not is_rotated and asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
@@ -171,7 +174,7 @@ class BackupJob:
         except KeyRetired:
             self._opener.forget(opened)
             raise
-        self._asked_s = began_s
+        self._asked_s, self._took_s = began_s, self._clock() - began_s
         self.holds.done(held)
         self._is_told = self._is_told or not goes_on
         if self._prune is not None and deadline_s is None:

@@ -35,6 +35,8 @@ _PART_OF_DESCRIPTORS: Final = 4
 _PART_OF_SPACE: Final = 4
 # A file system with less of its space left is nearly full.
 _NEARLY_FULL: Final = 0.05
+# Files that are finished within so long may be of one save, although their names do not say so.
+_SAME_SAVE_S: Final = 2.0
 # Names of saves that were let go unread; of more, the oldest are forgotten.
 _UNREAD_MAX: Final = 1000
 
@@ -99,9 +101,15 @@ class Holds:
             with self._lock:
                 self._keep_bounds()
 
-    def taken(self) -> tuple[HeldSave, ...]:
-        """Return the whole saves, for a pass that begins; they stay held until ``done``."""
+    def taken(self, *, is_behind: bool = False) -> tuple[HeldSave, ...]:
+        """Return the whole saves, for a pass that begins; they stay held until ``done``.
+
+        If the store *is_behind*, of those that were deleted only the newest is kept: each one more would make the next
+        version come later.
+        """
         with self._lock:
+            if is_behind:
+                self._thin()
             for key in [key for key, save in self._saves.items() if save.is_broken]:
                 self._drop(key)
             for path in self._unread:
@@ -176,6 +184,13 @@ class Holds:
             if free < all_bytes * _NEARLY_FULL or sum(kept_bytes.values()) > free // _PART_OF_SPACE:
                 _LOG.debug("%s: %s is held no longer: the space is needed", self._run, display(key))
                 kept_bytes[key] = 0
+                self._drop(key)
+
+    def _thin(self) -> None:
+        deleted = {key: save.last_s for key, save in self._saves.items() if _deleted_bytes(save)}
+        newest_s = max(deleted.values(), default=0.0)
+        for key, last_s in deleted.items():
+            if last_s < newest_s - _SAME_SAVE_S:
                 self._drop(key)
 
     def _note_count(self) -> int:

@@ -1,4 +1,8 @@
-"""The entry of the pass process: its start takes a second of a busy processor, so it lowers its priority first."""
+"""The entry of the pass process, which lowers its priority.
+
+What it loads takes a third of a second of processor. Where the agent did not lower its own priority it is loaded first:
+last in line beside a training on all cores, that alone would take many seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ GENTLY: Final = "gently"
 
 def main() -> None:
     """Lower the priority as far as the agent did or asks for, and serve the agent."""
-    if GENTLY in sys.argv:
-        stand_back()
-    else:
+    if GENTLY not in sys.argv:
         follow()
-    import_module("mlsync.service.pass_child").main()
+    child = import_module("mlsync.service.pass_child")
+    if GENTLY in sys.argv:
+        # Before it loads what starts threads, which would keep the priority that they have.
+        stand_back()
+    child.main()
 
 
 if __name__ == "__main__":
