@@ -12,6 +12,7 @@ import pytest
 from bot_server import bot_server
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
+from mlsync.cli.reports.live_report import channel_lines
 from mlsync.config.model import HookSettings, NotifySettings
 from mlsync.errors import ConfigInvalid, StoreUnavailable
 from mlsync.service.channels import letter_for
@@ -19,6 +20,7 @@ from mlsync.service.conditions import Conditions, full_disks, knows_of
 from mlsync.service.news import News
 from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
+from mlsync.service.talk.metrics import exposition
 from mlsync.service.telling import Telling, TellOptions
 from mlsync.service.worker import RunState
 from mlsync.tell.event import KINDS, NoticeEvent
@@ -331,6 +333,22 @@ def test_a_condition_is_not_repeated_by_a_restart(tmp_path):
             if not looks:
                 news.look([status(record, 1e12)])
         assert [is_over for _, kind, is_over in service.told if kind == "broken"] == said
+
+
+def test_a_channel_that_takes_nothing_is_in_status_and_metrics(tmp_path):
+    """A line of ``mlsync status`` names it, with what it said and how much waits; the metrics count each channel."""
+    service = Service(REFUSED)
+    told = telling(tmp_path, service, wall=lambda: 1000.0)
+    with told.going_on():
+        told.event(NoticeEvent("best", "yolo", 7, at_s=1000.0))
+        service.wait(1)
+    (line,) = channel_lines({"channels": told.as_json()})
+    assert line == "notices do not reach team (1 waiting): errcode 93000: no such bot"
+    assert list(channel_lines({})) == []
+    metrics = exposition([], 0.0, told.as_json()).decode()
+    assert 'mlsync_notify_failures_total{channel="team"} 1.0\n' in metrics
+    assert 'mlsync_notify_waiting{channel="team"} 1.0\n' in metrics
+    assert "mlsync_notify" not in exposition([], 0.0).decode()
 
 
 def test_every_kind_that_is_made_is_known():
