@@ -408,7 +408,10 @@ class Worker:
         holds = self.trigger.holds
         if holds is None or holds.missed_count == self.state.missed_saves:
             return
-        self.state.missed_saves = holds.missed_count
+        before, self.state.missed_saves = self.state.missed_saves, holds.missed_count
+        if holds.missed_count.bit_length() == before.bit_length():
+            # Told each time that they are twice as many.
+            return
         saves = count(holds.missed_count, "finished checkpoint")
         what = f"{saves} deleted since the start before a backup could read them, and in no version"
         self._monitor.notice("warning", f"{self.job.name}: {what}: the trainer saves faster than the store takes")
