@@ -206,6 +206,8 @@ def test_decisions_are_in_order_and_in_the_index():
     assert numbers == sorted(set(numbers)) == [int(one) for one in re.findall(r"^(\d+)\. ", entries, re.MULTILINE)]
     indexed = {int(one) for row in re.findall(r"^\|.+\| ([\d, ]+) \|$", index, re.MULTILINE) for one in row.split(", ")}
     assert indexed == set(numbers)
+    subjects = re.findall(r"^\| (.+?) \| [\d, ]+ \|$", index, re.MULTILINE)
+    assert len(subjects) == len(set(subjects))
     for _, _, status in heads:
         others = [int(one) for one in re.findall(r"\d+", status)]
         assert re.fullmatch(

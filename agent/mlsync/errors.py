@@ -10,6 +10,7 @@
     |- ServiceError
     |  |- UnitChanged              5   somebody changed the unit of the service
     |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
+    |  |- ProcessKilled           38   a process that works for the agent was killed from outside
     |  |- AgentAway               82   no agent answers at its socket
     |  |- VersionStale            83   the last proved version is older than was asked for
     |  |- ListenFailed            84   the address for metrics and the status page cannot be had
@@ -180,6 +181,13 @@ class UnitNotWritten(ServiceError):
 
     exit_code = 6
     usual_advice = "run it as root, or with --user for yourself"
+
+
+class ProcessKilled(ServiceError):
+    """A process that works for the agent was killed from outside; the next one goes on."""
+
+    exit_code = 38
+    usual_advice = "out of memory? the kernel's log would say so"
 
 
 class AgentAway(ServiceError):

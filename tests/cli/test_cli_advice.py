@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import click
@@ -62,9 +63,10 @@ def without_credentials(machine):
 
 
 def damaged_state(machine):
-    for file in machine.state.glob("*/state.sqlite"):
-        file.unlink()
-        file.mkdir()
+    for state in machine.state.glob("*/state.sqlite"):
+        shutil.rmtree(state.parent / "uploads")
+        (state.parent / "uploads").write_bytes(b"")
+    (machine.training / "new").write_bytes(b"1")
     return ["backup"]
 
 

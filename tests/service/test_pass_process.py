@@ -19,7 +19,16 @@ import pytest
 from flow_parts import uniform_checkpoint
 from mlsync.config.model import Config, LimitSettings, ProofSettings, WatchSettings
 from mlsync.courtesy.timetable import parse_timetable
-from mlsync.errors import Error, KeyRetired, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
+from mlsync.errors import (
+    Error,
+    KeyRetired,
+    ProcessKilled,
+    RepositoryMissing,
+    RunLocked,
+    SourceMissing,
+    Stopped,
+    WrongPassphrase,
+)
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
@@ -296,7 +305,7 @@ def test_a_killed_process_costs_one_pass(place):
     thread, process, came = begin(job, threading.Event())
     process.kill()
     thread.join(PATIENCE_S)
-    assert "killed by signal 9" in str(came[0])
+    assert (type(came[0]), "killed by signal 9" in str(came[0])) == (ProcessKilled, True)
     assert passed(job).version == 1
     job._process._process.kill()
     job._process._process.wait()

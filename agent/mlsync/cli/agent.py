@@ -18,7 +18,15 @@ from mlsync.cli.terminal import output
 from mlsync.config.model import Config
 from mlsync.doctor.doctor import at_start, in_short
 from mlsync.doctor.findings import Grade
-from mlsync.errors import ConfigInvalid, Error, KeyServiceUnavailable, RepositoryMissing, RunLocked, StoreUnavailable
+from mlsync.errors import (
+    ConfigInvalid,
+    Error,
+    KeyServiceUnavailable,
+    ProcessKilled,
+    RepositoryMissing,
+    RunLocked,
+    StoreUnavailable,
+)
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
@@ -148,7 +156,7 @@ def _find(config: Config, options: AgentOptions, find: Callable[[Config], object
     """
     try:
         find(config)
-    except (StoreUnavailable, KeyServiceUnavailable) as error:
+    except (StoreUnavailable, KeyServiceUnavailable, ProcessKilled) as error:
         return error
     except RepositoryMissing as error:
         # Where an agent worked before, the place is right and the disk is only not mounted yet.

@@ -27,7 +27,7 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
-from mlsync.errors import Error
+from mlsync.errors import Error, ProcessKilled
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
@@ -314,6 +314,6 @@ def _raised(error: dict[str, Any]) -> Error:
 def _ended(process: subprocess.Popen[bytes], does: str) -> Error:
     """Return the error for a process that ended in the middle of its work."""
     status = process.wait()
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
-    advice = "out of memory? the kernel's log would say so" if status == -9 else None  # noqa: PLR2004 - SIGKILL
-    return Error(f"the process that {does} {how}", advice=advice)
+    if status < 0:
+        return ProcessKilled(f"the process that {does} was killed by signal {-status}")
+    return Error(f"the process that {does} ended with {status}")
