@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -130,7 +131,9 @@ class StoppedWorker:
 
     def __init__(self, clock, thread):
         self.clock, self.thread = clock, thread
-        self.job = dataclasses.make_dataclass("Job", ["name", "heartbeat"])("yolo", Heartbeat(clock))
+        self.job = dataclasses.make_dataclass("Job", ["name", "directory", "heartbeat"])(
+            "yolo", Path("/run"), Heartbeat(clock)
+        )
         self.state = dataclasses.make_dataclass("State", ["phase"])("waiting")
 
     def hung(self, limit_s):
