@@ -66,3 +66,15 @@ def test_the_agent_says_what_it_lacks_without_a_file(fresh):
     assert "no configuration file" in done.err
     done = fresh.run("agent", MLSYNC_CONFIG="", MLSYNC_REPOSITORY=fresh.url)
     assert (done.status, "no directory to watch" in done.err, "--watch DIR" in done.err) == (2, True, True)
+
+
+def test_init_reads_the_environment_as_other_commands_do(fresh):
+    """A passphrase's file by its variable makes the repository and opens it; a misspelt variable is named."""
+    file = fresh.base / "word"
+    file.write_text("a phrase that is long enough for init\n")
+    file.chmod(0o600)
+    variables = {**dict.fromkeys(fresh.secret, ""), "MLSYNC_KEY_PASSPHRASE_FILE": str(file)}
+    fresh.good("init", fresh.url, "--watch", str(fresh.training), **variables)
+    fresh.good("check", **variables)
+    done = fresh.run("init", "elsewhere", MLSYNC_KEY_PASSPHRASE_FIL=str(file))
+    assert (done.status, "did you mean MLSYNC_KEY_PASSPHRASE_FILE" in done.err) == (2, True)

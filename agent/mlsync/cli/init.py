@@ -25,7 +25,7 @@ from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, ref
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
 from mlsync.config.environment import variable_of
-from mlsync.config.load import load, place_to_write
+from mlsync.config.load import load, load_with, place_to_write
 from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
@@ -89,8 +89,10 @@ def init_command(
         refuse_taken(node_key)
     monitor = common.monitor()
     named = _one_url(url, common.repo, os.environ if if_missing else {})
-    config = dataclasses.replace(Config.for_repository(named), s3=common.s3())
-    if config.repository_directory is not None and config.s3 != S3Settings():
+    # The environment's keys count here as they do for every other command, the passphrase's file for one.
+    config = load_with(None, repository=named)
+    config = dataclasses.replace(config, s3=common.s3(config.s3))
+    if config.repository_directory is not None and common.s3() != S3Settings():
         advice = "for a bucket write s3://bucket/prefix"
         raise ConfigInvalid("S3 options for a repository in a directory", where=config.repository, advice=advice)
     if if_missing and _is_left(common, config, watches, node_key, monitor, then_agent=then_agent):

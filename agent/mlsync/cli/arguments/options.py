@@ -88,7 +88,7 @@ class Common:
         # A repository on the command line needs no file, which a fresh machine does not have.
         place = None if self.repo is not None and self.config is None else self._place()
         config = load_with(place, repository=self.repo)
-        return dataclasses.replace(config, s3=self._s3(config.s3))
+        return dataclasses.replace(config, s3=self.s3(config.s3))
 
     def watching_configuration(self, watches: Sequence[Path] = ()) -> Config:
         """Return the configuration of commands that need watched directories: *watches*, or those that it names."""
@@ -99,7 +99,7 @@ class Common:
             where = None if config.path is None else str(config.path)
             advice = "give --watch DIR" if config.path is None else "name one under [[watch]]"
             raise ConfigInvalid(what, where=where, advice=advice)
-        return dataclasses.replace(config, s3=self._s3(config.s3))
+        return dataclasses.replace(config, s3=self.s3(config.s3))
 
     def _place(self) -> Path | None:
         """Return the configuration file; ``None`` if there is none, and the environment names the repository."""
@@ -170,11 +170,9 @@ class Common:
                 report_skipped(session.repository, monitor)
                 monitor.notice("info", _store_use(session))
 
-    def s3(self) -> S3Settings:
-        """Return the command line's S3 settings."""
-        return self._s3(S3Settings())
-
-    def _s3(self, base: S3Settings) -> S3Settings:
+    def s3(self, base: S3Settings | None = None) -> S3Settings:
+        """Return the command line's S3 settings; what it does not say is as in *base*."""
+        base = base or S3Settings()
         return dataclasses.replace(
             base,
             endpoint_url=self.endpoint_url or base.endpoint_url,
