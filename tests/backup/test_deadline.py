@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from doubles.ending_clock import EndsAfter
 from flow_parts import World
 from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.backup.deadline import Deadline, OutOfTime
@@ -20,18 +21,6 @@ class Clock:
     def __call__(self):
         """The time."""
         return self.now_s
-
-
-class EndsAfter:
-    """A clock that passes the end when it has been asked so many times."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def __call__(self):
-        """The time."""
-        self.count -= 1
-        return 0.0 if self.count >= 0 else 1e9
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from doubles.ending_clock import EndsAfter
 from flow_parts import RUN, World
 from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.backup.backup import look
@@ -19,18 +20,6 @@ from mlsync.source.root import Root
 from mlsync.source.scan import scan
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-class EndsAfter:
-    """A clock that passes the end when it has been asked so many times."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def __call__(self):
-        """The time."""
-        self.count -= 1
-        return 0.0 if self.count >= 0 else 1e9
 
 
 @pytest.fixture

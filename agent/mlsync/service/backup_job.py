@@ -93,7 +93,8 @@ class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``.
 
     After a pass that asked the store it has *prune*, which serves all runs, begin if it is due.
-    *gently* has its passes give way although this process does not.
+    *gently* has its passes give way although this process does not. *stored* gets the outcome of each pass that made
+    a version.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class BackupJob:
         *,
         prune: DailyPrune | None = None,
         gently: bool = False,
+        stored: Callable[[PassResult], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = watch.run
@@ -111,6 +113,7 @@ class BackupJob:
         self._opener = opener
         self._watch = watch
         self._prune = prune
+        self._stored = stored
         self._clock = clock
         self._lock: RunLock | None = None
         self._process = PassProcess(watch.run, self.heartbeat, gently=gently)
@@ -179,7 +182,10 @@ class BackupJob:
         self._is_told = self._is_told or not goes_on
         if self._prune is not None and deadline_s is None:
             self._prune.begin(opened, stop)
-        return PassResult.of_json(done)
+        result = PassResult.of_json(done)
+        if result.version is not None:
+            self._stored(result)
+        return result
 
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""

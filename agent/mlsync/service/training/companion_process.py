@@ -17,9 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mlsync import errors
@@ -33,7 +32,6 @@ from mlsync.monitor import Monitor
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.daily_prune import DailyPrune
-from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
@@ -47,64 +45,6 @@ _AGAIN_S: Final = 5.0
 # What a platform may send to each process it sees.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class TrainingJob:
-    """A run's job that tells of each version."""
-
-    def __init__(self, inner: BackupJob, tell: Callable[..., None]) -> None:
-        self._inner = inner
-        self._tell = tell
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self._inner.name
-
-    @property
-    def directory(self) -> Path:
-        """The run's directory."""
-        return self._inner.directory
-
-    @property
-    def heartbeat(self) -> Heartbeat:
-        """Beats while a pass makes progress."""
-        return self._inner.heartbeat
-
-    @property
-    def holds(self) -> Holds | None:
-        """What is held open for the next pass."""
-        return self._inner.holds
-
-    def prepare(self) -> None:
-        """Start the process for the pass that is about to come."""
-        self._inner.prepare()
-
-    def run(
-        self,
-        stop: threading.Event,
-        *,
-        may_join: bool = False,
-        deadline_s: float | None = None,
-        goes_on: bool = False,
-    ) -> PassResult:
-        """Make a version if anything changed."""
-        made = self._inner.run(stop, may_join=may_join, deadline_s=deadline_s, goes_on=goes_on)
-        if made.version is not None:
-            self._tell(stored={"run": self.name, "version": made.version, "checkpoint_ns": made.newest_checkpoint_ns})
-        return made
-
-    def hasten(self) -> None:
-        """Give way to nobody from the next pass on: there is little time, or the training has ended."""
-        self._inner.hasten()
-
-    def hold(self) -> None:
-        """Take the run's lock now."""
-        self._inner.hold()
-
-    def close(self) -> None:
-        """Release the run."""
-        self._inner.close()
 
 
 class CompanionProcess:
@@ -125,7 +65,7 @@ class CompanionProcess:
         self._opener = RepositoryOpener(start.config, start.unlock)
         self._prune = DailyPrune(start.config, monitor)
         self._jobs = [
-            TrainingJob(BackupJob(self._opener, watch, gently=start.gently, prune=self._prune), self.tell)
+            BackupJob(self._opener, watch, gently=start.gently, prune=self._prune, stored=self._tell_stored)
             for watch in start.config.watches
         ]
 
@@ -236,6 +176,10 @@ class CompanionProcess:
         """End with a last pass if nobody is there any more who would say so."""
         if os.getppid() != self._parent and self._end is None:
             self._end_by(End(time.monotonic() + self._start.config.agent.stop_within_s))
+
+    def _tell_stored(self, made: PassResult) -> None:
+        stored = {"run": made.run, "version": made.version, "checkpoint_ns": made.newest_checkpoint_ns}
+        self.tell(stored=stored)
 
     def tell(self, **message: Any) -> None:
         """Tell ``mlsync run``, if it is still there."""
