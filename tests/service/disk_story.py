@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,17 @@ def main() -> None:
     mount()
     agent.send_signal(signal.SIGHUP)
     status(lambda run: run["last_version"] == 2)
+    # At a start that remembers nothing: the state was deleted too.
+    end(agent)
+    unmount()
+    shutil.rmtree(STATE)
+    (RUN / "a.txt").write_bytes(b"333")
+    agent = begin()
+    status(is_away)
+    assert os.listdir(MOUNT) == []
+    mount()
+    agent.send_signal(signal.SIGHUP)
+    status(lambda run: run["last_version"] == 3)
     end(agent)
     assert os.listdir(DISK) != []
 

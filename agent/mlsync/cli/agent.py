@@ -16,6 +16,7 @@ from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
+from mlsync.doctor.absent_disk import looks_unmounted, unmounted_at
 from mlsync.doctor.doctor import at_start, in_short
 from mlsync.doctor.findings import Grade
 from mlsync.errors import (
@@ -33,7 +34,7 @@ from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.log import LogMonitor, log_to
-from mlsync.service.notify import Notifier
+from mlsync.service.notify import Notifier, is_service
 
 _EXAMPLES = """\b
 Examples:
@@ -76,7 +77,7 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool, log_f
     opener = RepositoryOpener(config, unlock)
     away = _find(config, options, lambda _config: opener.opened(threading.Event()))
     if away is not None:
-        monitor.notice("warning", f"{away}; waiting for it")
+        monitor.notice("warning", _waiting(config, away))
     if common.verbose and gently:
         monitor.notice("info", describe_priorities())
     agent = _keep_watch(lambda: common.watching_configuration(watches), opener, monitor)
@@ -159,8 +160,37 @@ def _find(config: Config, options: AgentOptions, find: Callable[[Config], object
     except (StoreUnavailable, KeyServiceUnavailable, ProcessKilled) as error:
         return error
     except RepositoryMissing as error:
-        # Where an agent worked before, the place is right and the disk is only not mounted yet.
-        if not status.read_states(options.status_file, config.repository):
+        if not _may_come(config, options):
             raise
         return error
     return None
+
+
+def _may_come(config: Config, options: AgentOptions) -> bool:
+    """Return whether a repository that is not there is rather on a disk that is not mounted than never was.
+
+    A bucket that answers hides nothing. Who types a wrong path at a first start is told, and a service waits, since
+    what it knew may be gone together with its state.
+    """
+    if status.read_states(options.status_file, config.repository):
+        return True
+    place = config.repository_directory
+    if place is None:
+        return False
+    if unmounted_at(place) is not None:
+        return True
+    if sys.stdin is not None and sys.stdin.isatty():
+        return False
+    return is_service() or looks_unmounted(place)
+
+
+def _waiting(config: Config, away: Error) -> str:
+    """Return that the repository is away, and what the agent does about it."""
+    place = config.repository_directory
+    if not isinstance(away, RepositoryMissing) or place is None:
+        return f"{away}; waiting for it"
+    what = f"{away.what}: {away.where}"
+    mount = unmounted_at(place)
+    if mount is not None:
+        return f"{what}; nothing is mounted at {mount}, as /etc/fstab has it; waiting for it"
+    return f"{what}; waiting for its disk; if none ever was there: mlsync init, or correct the address and start again"

@@ -31,7 +31,7 @@ def mounts(text: str) -> list[Mount]:
         before, dash, after = line.partition(" - ")
         first, last = before.split(" "), after.split(" ")
         if dash and len(first) >= _FIELDS_BEFORE and len(last) >= _FIELDS_AFTER:
-            found.append(Mount(_plain(first[4]), last[0], _plain(last[1]), first[2]))
+            found.append(Mount(plain(first[4]), last[0], plain(last[1]), first[2]))
     return found
 
 
@@ -48,5 +48,6 @@ def mount_of(path: Path, listed: list[Mount]) -> Mount | None:
     return best
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return the words of a field in which blanks and the like are octal."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

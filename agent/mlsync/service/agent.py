@@ -309,8 +309,9 @@ class Agent:
 
     def unready(self) -> str | None:
         """Return which runs have not been looked at since the agent started, if there are such."""
-        waiting = [worker.job.name for worker in self._workers if worker.state.last_pass_s is None]
-        return f"no pass yet: {', '.join(waiting)}" if waiting else None
+        waiting = [worker for worker in self._workers if worker.state.last_pass_s is None]
+        texts = [one.job.name + (f" ({one.state.last_error})" if one.state.last_error else "") for one in waiting]
+        return f"no pass yet: {', '.join(texts)}" if waiting else None
 
     def _check_workers(self) -> None:
         """Notify the watchdog only while no worker hangs; otherwise systemd restarts the agent."""

@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
+
+from mlsync.service.log import is_journal
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -61,3 +63,8 @@ class Notifier:
                 connection.sendall(message.encode("utf-8", "replace"))
         except OSError as error:
             _LOG.debug("the service manager cannot be notified: %s", error)
+
+
+def is_service(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a service manager started this process: it takes notices, or reads what the process writes."""
+    return "NOTIFY_SOCKET" in environ or is_journal(environ=environ)

@@ -13,7 +13,16 @@ from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
-from mlsync.errors import Error, RunLocked, RunOfAnother, SourceEmptied, SourceError, SourceMissing, SourceShrunk
+from mlsync.errors import (
+    Error,
+    RepositoryMissing,
+    RunLocked,
+    RunOfAnother,
+    SourceEmptied,
+    SourceError,
+    SourceMissing,
+    SourceShrunk,
+)
 from mlsync.monitor import Monitor
 from mlsync.service.job import Holding, Interruption, RunJob
 from mlsync.service.trigger import Asked, Changes, ChangeTimes, SaveTimes, Trigger
@@ -453,8 +462,8 @@ class Worker:
         """Return a wait that grows with each failure in a row, by chance so that many machines do not retry at once."""
         timing = self._timing
         most_s = timing.retry_max_s
-        if isinstance(error, SourceError):
-            # To look at the directory costs no store anything.
+        if isinstance(error, (SourceError, RepositoryMissing)):
+            # To look costs next to nothing, and a disk that is mounted again is there at once.
             most_s = min(most_s, max(timing.retry_first_s, timing.rescan_s))
         delay_s = min(most_s, timing.retry_first_s * 2.0 ** min(failures, 32))
         return max(timing.retry_first_s, self._uniform(delay_s / 2, delay_s))
