@@ -29,6 +29,7 @@ from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import names
 from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.keys import keyslot
 from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.manifest import Entry, Manifest
@@ -130,6 +131,7 @@ def make(place: Path, work: Path) -> None:
         other.train()
         take("zweiter lauf", other.directory)
         prove_later(repository, versions)
+        evaluate(repository, versions)
     store.close()
     description = {
         "written_by": f"mlsync {mlsync.__version__}",
@@ -184,6 +186,19 @@ def _sha256(directory: Path, entry: Entry) -> str | None:
     if entry.kind not in (EntryKind.FILE, EntryKind.HARD_LINK):
         return None
     return hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
+
+
+def evaluate(repository: Repository, versions: list[dict[str, Any]]) -> None:
+    """Add what a command measured of the first version, and describe it."""
+    stored = repository.stored("yolo-1", 1)
+    numbers = [Measure("accuracy", 0.75), Measure("loss", 0.5)]
+    made_ns, writer = 1_795_525_200_000_000_000, f"mlsync {mlsync.__version__}"
+    command = hashlib.sha256(b"golden").digest()
+    made = Evaluation(
+        "yolo-1", 1, stored.digest, made_ns, writer, "node", "eval.py", command, b"weights/best.pt", "cpu", 1.5, numbers
+    )
+    repository.add_evaluation(made)
+    versions[0]["evaluated"] = made.by_name
 
 
 def _earlier_sha256(earlier: list[dict[str, Any]], entry: Entry) -> str:

@@ -12,6 +12,7 @@ from format_examples import Examples, inputs
 from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
+from mlsync.repository.evaluation import Evaluation
 from mlsync.repository.history import fence, tombstone
 from mlsync.repository.history.decision import Decision, open_decision
 from mlsync.repository.history.fence import Fence
@@ -21,7 +22,17 @@ from mlsync.repository.keys.epochs import EpochKeys, open_epoch
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.sealed_object import DECISION, EPOCH, FENCE, LATER_PROOF, MANIFEST, MOVE, REGISTRATION, TOMBSTONE
+from mlsync.repository.sealed_object import (
+    DECISION,
+    EPOCH,
+    EVALUATION,
+    FENCE,
+    LATER_PROOF,
+    MANIFEST,
+    MOVE,
+    REGISTRATION,
+    TOMBSTONE,
+)
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()
@@ -44,6 +55,11 @@ def root_value() -> list[Any]:
 def proof_value() -> list[Any]:
     """The document's later proof as plain values."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.later_proof()))
+
+
+def evaluation_value() -> list[Any]:
+    """The document's evaluation as plain values."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.evaluation()))
 
 
 def epoch_value() -> list[Any]:
@@ -106,6 +122,14 @@ def read_proof(plain: bytes) -> LaterProof:
     stored = repository.stored(EXAMPLES.run, 2)
     assert stored.digest == object_digest(body)
     return repository.open_later_proof(EXAMPLES.proof_key, stored).proof
+
+
+def read_evaluation(plain: bytes) -> Evaluation:
+    """Seal *plain* as the document's evaluation, and read that as every reader does."""
+    repository, key = Repository(MemoryStore(), EXAMPLES.keys), EXAMPLES.evaluation_key
+    repository.store.put(EXAMPLES.version_key, b"".join(part for part, _ in EXAMPLES.manifest()))
+    repository.store.put(key, sealed_object.seal(EXAMPLES.keys, EVALUATION, key, plain))
+    return repository.open_evaluation(key, repository.stored(EXAMPLES.run, 2)).evaluation
 
 
 def read_epoch(plain: bytes) -> EpochKeys:

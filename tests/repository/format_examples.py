@@ -18,6 +18,7 @@ from mlsync.codec.keys import Keys
 from mlsync.repository import header, names, sealed_object
 from mlsync.repository.encoding.segments import PackTable, encode_entries
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.history.decision import Decision, Forgotten, Gone, Pin, decision_key
 from mlsync.repository.history.move import MoveRecord
 from mlsync.repository.keys import keyslot
@@ -36,7 +37,7 @@ from mlsync.repository.manifest import (
     Trouble,
 )
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
-from mlsync.repository.sealed_object import DECISION, EPOCH, LATER_PROOF, MANIFEST, MOVE, SealedKind
+from mlsync.repository.sealed_object import DECISION, EPOCH, EVALUATION, LATER_PROOF, MANIFEST, MOVE, SealedKind
 from mlsync.values import Finding, Proof, Severity
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -64,6 +65,8 @@ class Examples:
         self.manifest_salt = bytes.fromhex(stated["manifest salt"])
         self.proof_id = bytes.fromhex(stated["proof id"])
         self.proof_salt = bytes.fromhex(stated["proof salt"])
+        self.evaluation_id = bytes.fromhex(stated["evaluation id"])
+        self.evaluation_salt = bytes.fromhex(stated["evaluation salt"])
         self.decision_salt = bytes.fromhex(stated["decision salt"])
         self.moved_id = bytes.fromhex(stated["moved pack id"])
         self.move_salt = bytes.fromhex(stated["move salt"])
@@ -81,6 +84,7 @@ class Examples:
         self.name = chunk_name(self.keys.of("chunk name"), self.plain)
         self.version_key = names.version(run_id(self.keys.of("run id"), self.run), 2)
         self.proof_key = names.later_proof(run_id(self.keys.of("run id"), self.run), 2, self.proof_id)
+        self.evaluation_key = names.evaluation(run_id(self.keys.of("run id"), self.run), 2, self.evaluation_id)
         self.decision_key = decision_key(self.keys, self.run, 2)
         self.move_key = names.move(self.moved_id)
         self.registration_key = names.registration(run_id(self.keys.of("run id"), self.run))
@@ -96,6 +100,7 @@ class Examples:
                 (self.keys.of("pack", self.pack_id), "the pack"),
                 (self.keys.of("manifest", self.manifest_salt), "the manifest"),
                 (self.keys.of("later proof", self.proof_salt), "the later proof"),
+                (self.keys.of("evaluation", self.evaluation_salt), "the evaluation"),
                 (self.keys.of("decision", self.decision_salt), "the decision"),
                 (self.keys.of("move", self.move_salt), "the move record"),
                 (self.later_keys.of("epoch", self.epoch_salt, epoch=1), "epoch 1"),
@@ -119,6 +124,8 @@ class Examples:
             "manifest": self.manifest(),
             "later-proof-body": [(msgspec.msgpack.encode(self.later_proof()), "")],
             "later-proof": self.later_proof_object(),
+            "evaluation-body": [(msgspec.msgpack.encode(self.evaluation()), "")],
+            "evaluation": self.evaluation_object(),
             "decision-body": [(msgspec.msgpack.encode(self.decision()), "")],
             "decision": self.decision_object(),
             "move-body": [(msgspec.msgpack.encode(self.move()), "")],
@@ -252,6 +259,29 @@ class Examples:
     def later_proof_object(self) -> Fields:
         """The later proof as an object."""
         return self._sealed(LATER_PROOF, self.proof_key, msgspec.msgpack.encode(self.later_proof()), self.proof_salt)
+
+    def evaluation(self) -> Evaluation:
+        """What a command measured of a checkpoint of version 2."""
+        body = b"".join(part for part, _ in self.manifest())
+        return Evaluation(
+            self.run,
+            2,
+            object_digest(body),
+            1_795_525_200_000_000_000,
+            "mlsync 0.1.0",
+            "gpu-box",
+            "evaluate.py",
+            object_digest(b"evaluate.py"),
+            b"last.pt",
+            "cuda:0",
+            41.5,
+            [Measure("accuracy", 0.75), Measure("loss", 0.5)],
+        )
+
+    def evaluation_object(self) -> Fields:
+        """The evaluation as an object."""
+        plain = msgspec.msgpack.encode(self.evaluation())
+        return self._sealed(EVALUATION, self.evaluation_key, plain, self.evaluation_salt)
 
     def decision(self) -> Decision:
         """What was decided of the run's versions some days later."""

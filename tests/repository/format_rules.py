@@ -1,4 +1,4 @@
-"""The rules of docs/format.md for roots, later proofs, decisions and epochs, written a second time, over plain values.
+"""The rules of docs/format.md, written a second time, over plain values.
 
 What the product takes is compared with this by the tests; nothing here comes from the product's code.
 """
@@ -293,6 +293,25 @@ def later_proof(value: Any, run: str, number: int, manifest: bytes, own: bytes) 
         paths.append(path(where))
         proof(proved)
     need(len(set(paths)) == len(paths))
+
+
+def evaluation(value: Any, run: str, number: int, manifest: bytes) -> None:
+    """An evaluation beside the version of that run, number and manifest."""
+    fields = array(value, 13)
+    room(fields[12])
+    need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
+    need(type(fields[2]) is bytes and fields[2] == manifest and is_int(fields[3], *TIME))
+    need(all(type(fields[at]) is str for at in (4, 5, 6, 9)))
+    need(0 < len(fields[6].encode()) <= 200 and type(fields[7]) is bytes and len(fields[7]) == 32)
+    need(fields[8] == b"" or path(fields[8]))
+    need(type(fields[10]) is float and math.isfinite(fields[10]) and fields[10] >= 0)
+    called = []
+    for one in array(fields[11]):
+        name, measured = array(one, 2)
+        need(type(name) is str and re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]+", name) and len(name.encode()) <= 100)
+        need(type(measured) is float and math.isfinite(measured))
+        called.append(name.encode())
+    need(1 <= len(called) <= 100 and called == sorted(set(called)))
 
 
 def decision(value: Any, run: str, number: int) -> None:

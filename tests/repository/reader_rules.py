@@ -1,6 +1,6 @@
 """The numbered rules of docs/format.md for versions and what is beside them, with values that break or keep each.
 
-A case is a path into the document's root, later proof, decision or move record, as plain values, and what is put there.
+A case is a path into the document's root, later proof or other object, as plain values, and what is put there.
 ``tests/vectors`` has an object for each case, and the document's table of rules is written from this list.
 """
 
@@ -19,6 +19,7 @@ from forged import (
     changed,
     decision_value,
     epoch_value,
+    evaluation_value,
     move_value,
     proof_value,
     root_value,
@@ -507,6 +508,59 @@ RULES = [
     ),
 ]
 
+EVALUATION_RULES = [
+    Rule(146, "evaluation", "13 positions", [((12,), DROPPED), ((13,), 0)]),
+    Rule(147, "evaluation", "run and number are the key's", [((0,), "yolo-2"), ((1,), 3), ((1,), 2.0)]),
+    Rule(148, "evaluation", "the digest is the manifest's", [((2,), bytes(32)), ((2,), bytes(31))]),
+    Rule(
+        149,
+        "evaluation",
+        "made at is an int within ± (2⁶³ - 1); writer, host and device are strs",
+        each([(3,)], 1 << 63, 1.0) + each([(4,), (5,), (9,)], None, b"x"),
+        kept=each([(3,)], COUNT_MAX, -COUNT_MAX) + each([(4,), (5,), (9,)], ""),
+    ),
+    Rule(
+        190,
+        "evaluation",
+        "the label is a str of 1 to 200 bytes, the command's digest a bin of 32",
+        each([(6,)], "", "x" * 201, b"x") + each([(7,)], bytes(31), bytes(33), None),
+        kept=each([(6,)], "x" * 200),
+    ),
+    Rule(
+        191,
+        "evaluation",
+        "the path is empty, or one that an entry may have",
+        each([(8,)], b"/etc/passwd", b"..", "last.pt"),
+        kept=each([(8,)], b""),
+    ),
+    Rule(
+        192,
+        "evaluation",
+        "the seconds are a finite float, not below 0",
+        each([(10,)], -0.5, float("inf"), float("nan"), 1),
+        kept=each([(10,)], 0.0),
+    ),
+    Rule(
+        193,
+        "evaluation",
+        "1 to 100 numbers, a str and a finite float each",
+        each([(11,)], [], [["loss"]], [["loss", 1.0, None]], [["loss", 1]], [[b"loss", 1.0]], [["loss", float("nan")]])
+        + each([(11,)], [["loss", float("-inf")]], [[f"{at:03d}", 0.0] for at in range(101)]),
+        kept=each([(11,)], [["loss", -1e308]], [[f"{at:03d}", 0.0] for at in range(100)]),
+    ),
+    Rule(
+        194,
+        "evaluation",
+        "a number's name has 1 to 100 bytes and no control character; the names rise by their bytes",
+        each([(11,)], *([[name, 1.0]] for name in ("", "x" * 101, "a\nb", "\x7f", "\x85", "é" * 51)))
+        + each([(11,)], [["b", 1.0], ["a", 1.0]], [["a", 1.0], ["a", 1.0]]),
+        kept=each([(11,)], [["é" * 50, 1.0]], [[" ", 1.0]]),
+    ),
+    Rule(
+        195, "evaluation", "the room is as in a root", [((12,), {})], [((12,), {"!other": 1})], [((12,), {"other": []})]
+    ),
+]
+
 PROOF_RULES = [
     Rule(81, "later proof", "11 positions", [((10,), DROPPED), ((11,), 0)]),
     Rule(82, "later proof", "run and number are the key's", [((0,), "yolo-2"), ((1,), 3)]),
@@ -876,6 +930,11 @@ def proof_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     yield from _cases(PROOF_RULES, proof_value())
 
 
+def evaluation_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole evaluations."""
+    yield from _cases(EVALUATION_RULES, evaluation_value())
+
+
 def decision_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole decisions."""
     yield from _cases(DECISION_RULES, decision_value())
@@ -908,6 +967,7 @@ ALL_RULES = [
     *TOMBSTONE_RULES,
     *REGISTRATION_RULES,
     *EPOCH_RULES,
+    *EVALUATION_RULES,
 ]
 
 

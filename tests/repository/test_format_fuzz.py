@@ -17,9 +17,11 @@ from forged import (
     EXAMPLES,
     changed,
     decision_value,
+    evaluation_value,
     packed,
     proof_value,
     read_decision,
+    read_evaluation,
     read_proof,
     read_root,
     root_value,
@@ -183,6 +185,15 @@ def test_a_later_proof_is_taken_exactly_as_the_page_says(value):
     assert agree(
         outcome(read_proof, plain), outcome(rules.later_proof, value, EXAMPLES.run, 2, MANIFEST, EXAMPLES.proof_id)
     )
+
+
+@settings(max_examples=150, deadline=None)
+@given(mutated(evaluation_value()))
+@example(evaluation_value())
+def test_an_evaluation_is_taken_exactly_as_the_page_says(value):
+    """The reader of evaluations and the page agree on every changed one."""
+    plain = msgspec.msgpack.encode(value)
+    assert agree(outcome(read_evaluation, plain), outcome(rules.evaluation, value, EXAMPLES.run, 2, MANIFEST))
 
 
 @settings(max_examples=300, deadline=None)

@@ -16,6 +16,7 @@ from mlsync.codec.digest import FileDigestKind
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.keys.keyslot import KeyFile, Passphrase
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
@@ -128,6 +129,15 @@ def test_a_version_has_its_later_proofs(open_golden, name, index):
     later = repository.later_proofs(repository.stored(expected["run"], expected["number"]))
     levels = {os.fsdecode(file.path): file.proof.level for proof in later.proofs for file in proof.files}
     assert levels == expected.get("proved_later", {})
+
+
+@pytest.mark.parametrize(("name", "index"), VERSIONS)
+def test_a_version_has_its_evaluations(open_golden, name, index):
+    """What was measured of a version is read, and is of that version."""
+    expected = EXPECTED[name]["versions"][index]
+    repository = open_golden(name)
+    found = repository.evaluations(repository.stored(expected["run"], expected["number"]))
+    assert newest_numbers(found) == expected.get("evaluated", {})
 
 
 @pytest.mark.parametrize(("name", "index"), VERSIONS)

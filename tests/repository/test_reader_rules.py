@@ -13,6 +13,7 @@ from forged import (
     packed,
     read_decision,
     read_epoch,
+    read_evaluation,
     read_fence,
     read_move,
     read_proof,
@@ -29,6 +30,7 @@ from reader_rules import (
     RULES,
     decision_cases,
     epoch_cases,
+    evaluation_cases,
     fence_cases,
     material_cases,
     move_cases,
@@ -46,6 +48,7 @@ from mlsync.repository import sealed_object
 VECTORS = Path(__file__).parents[1] / "vectors"
 ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
 PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
+EVALUATIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in evaluation_cases()]
 EPOCHS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in epoch_cases()]
 DECISIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in decision_cases()]
 MOVES = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in move_cases()]
@@ -73,6 +76,12 @@ def test_a_version_is_held_to_each_rule(rule, expected, value):
 def test_a_later_proof_is_held_to_each_rule(rule, expected, value):
     """A later proof that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
     assert outcome(read_proof, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
+@pytest.mark.parametrize(("rule", "expected", "value"), EVALUATIONS)
+def test_an_evaluation_is_held_to_each_rule(rule, expected, value):
+    """An evaluation that breaks a rule is damage, a newer mlsync's is called that, and one at a bound is read."""
+    assert outcome(read_evaluation, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
 @pytest.mark.parametrize(("rule", "expected", "value"), EPOCHS)
@@ -111,6 +120,8 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.later_proof, value, EXAMPLES.run, 2, MANIFEST, EXAMPLES.proof_id) == expected, (
             rule.text
         )
+    for rule, expected, value in evaluation_cases():
+        assert outcome(format_rules.evaluation, value, EXAMPLES.run, 2, MANIFEST) == expected, rule.text
     for rule, expected, value in decision_cases():
         assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
     for rule, expected, value in epoch_cases():

@@ -66,6 +66,7 @@ def test_there_are_vectors():
         "header",
         "version",
         "later proof",
+        "evaluation",
         "decision",
         "move record",
         "fence",
@@ -163,6 +164,15 @@ def _later_proof(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.LATER_PROOF, fields["name"], body)
 
 
+def _evaluation(fields, keys, body):
+    repository = Repository(MemoryStore(), keys)
+    _, number = names.parse_evaluation(fields["name"])
+    repository.store.put(repository.version_key(fields["run"], number), bytes.fromhex(fields["version"]))
+    repository.store.put(fields["name"], body)
+    repository.open_evaluation(fields["name"], repository.stored(fields["run"], number))
+    return sealed_object.open_(keys, sealed_object.EVALUATION, fields["name"], body)
+
+
 def _decision(fields, keys, body):
     open_decision(keys, fields["name"], body)
     return sealed_object.open_(keys, sealed_object.DECISION, fields["name"], body)
@@ -207,6 +217,7 @@ READERS = {
     "registration": _registration,
     "version": _version,
     "later proof": _later_proof,
+    "evaluation": _evaluation,
     "pack": _pack,
     "manifest": _manifest,
     "key slot": _slot,

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlsync.retention.facts import VersionFacts
 from mlsync.retention.grammar import parse_rules
-from mlsync.retention.policy import Evaluation, KeepPolicy, evaluate
+from mlsync.retention.policy import KeepPolicy, PolicyOutcome, evaluate
 
 DAY_NS = 86_400 * 10**9
 HOUR_NS = 3_600 * 10**9
@@ -21,7 +21,7 @@ def made(number: int, day: float, **more: Any) -> VersionFacts:
 
 def applied(
     keep: list[str], versions: list[VersionFacts], *, floor: int = 3, grace_s: float = 0, now_day: float = 1000
-) -> Evaluation:
+) -> PolicyOutcome:
     """What a policy says of versions."""
     policy = KeepPolicy(parse_rules(keep), floor, grace_s)
     return evaluate(policy, "yolo", versions, START_NS + int(now_day * DAY_NS))
@@ -32,6 +32,6 @@ def kept(keep: list[str], versions: list[VersionFacts], **more: Any) -> list[int
     return [one.version.number for one in applied(keep, versions, **more).judged if one.is_kept]
 
 
-def reasons(evaluation: Evaluation) -> dict[int, tuple[str, ...]]:
+def reasons(evaluation: PolicyOutcome) -> dict[int, tuple[str, ...]]:
     """Why each version is kept."""
     return {one.version.number: one.reasons for one in evaluation.judged}

@@ -14,6 +14,7 @@ from mlsync.errors import FormatUnsupported, ObjectArchived, StoreBroken
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
 from mlsync.repository.commit import commit
+from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import Manifest, Previous
 from mlsync.repository.repository import Repository
@@ -286,6 +287,29 @@ def test_a_later_proof_of_a_version_that_does_not_open_is_not_named_too(history)
     key = history.world.repository.version_key(RUN, 1)
     history.world.store._objects[key] = (b"nonsense", 0.0)
     assert [problem.key for problem in history.world.check().problems] == [key]
+
+
+def put_evaluation(history: History, number: int = 1, **changes: object) -> str:
+    """Seal an evaluation beside a version of the run, whatever it says."""
+    keys, digest = history.world.repository.keys, history.world.repository.stored(RUN, 1).digest
+    numbers = [Measure("loss", 0.5)]
+    made = Evaluation(RUN, number, digest, 1, "mlsync", "host", "eval.py", bytes(32), b"last.bin", "", 0.5, numbers)
+    key = names.evaluation(run_id(keys.of("run id"), RUN), number, os.urandom(16))
+    plain = msgspec.msgpack.encode(msgspec.structs.replace(made, **changes))
+    history.world.store.put(key, sealed_object.seal(keys, sealed_object.EVALUATION, key, plain))
+    return key
+
+
+def test_evaluations_are_looked_at(history):
+    """A sound evaluation is no problem; one of another manifest, one cut, and one without its version are."""
+    put_evaluation(history)
+    assert history.world.check().problems == []
+    foreign = put_evaluation(history, manifest=bytes(32))
+    lonely = put_evaluation(history, number=7)
+    cut = put_evaluation(history)
+    history.world.store._objects[cut] = (history.world.store._objects[cut][0][:-1], 0.0)
+    found = {problem.key: problem.versions for problem in history.world.check().problems}
+    assert found == {foreign: ((RUN, 1),), cut: ((RUN, 1),), lonely: ()}
 
 
 def test_a_tombstone_without_its_pack_is_named(history):

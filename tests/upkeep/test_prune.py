@@ -12,6 +12,7 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import RUN, World, keys_of, noise
 from mlsync.errors import HistoryRolledBack, PruneBlocked, StoreDenied
 from mlsync.repository import names
+from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.history import fence
 from mlsync.repository.history.decision import Forgotten
 from mlsync.repository.history.decisions import By, decide, find_decided
@@ -75,6 +76,20 @@ def test_nothing_forgotten_is_nothing_to_do(world):
     assert found.is_empty
     assert (found.version_count, pruned.versions, pruned.deleted, pruned.marked) == (3, [], {}, {})
     assert keys_of(world.store) == before
+
+
+def test_the_evaluations_of_a_version_go_with_it(world):
+    """A prune that removes a version deletes its evaluations, and leaves those of the others."""
+    for number in (1, 2):
+        digest = world.repository.stored(RUN, number).digest
+        numbers = [Measure("loss", 0.5)]
+        world.repository.add_evaluation(
+            Evaluation(RUN, number, digest, 1, "mlsync", "host", "x", bytes(32), b"", "", 0.0, numbers)
+        )
+    forget(world, 1)
+    found, _ = prune(world)
+    assert len(found.leftovers) == 2  # and the copy
+    assert list(world.repository.evaluation_keys(RUN)) == [2]
 
 
 def test_a_forgotten_version_goes_and_its_packs_follow_after_the_grace(world):

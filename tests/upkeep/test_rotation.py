@@ -24,6 +24,7 @@ from mlsync.errors import (
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
 from mlsync.repository.commit import commit
+from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.history.decisions import By, decide, find_decided
 from mlsync.repository.keys import epochs
 from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
@@ -107,6 +108,28 @@ def test_all_that_was_there_is_read_after_it():
     assert sealed_object.epoch_of(new.store.get(new.version_key("run", 3), limit_bytes=1 << 20)) == 1
     assert newest_readable(reopened(old.store), "run").root.number == 3
     assert new.skipped == {}
+
+
+def test_evaluations_that_were_there_count_after_it():
+    """A rotation seals evaluations anew, and those made with the retired key afterwards do not count."""
+    old, _ = made()
+    stored = old.stored("run", 1)
+
+    def measured(value):
+        return Evaluation(
+            "run", 1, stored.digest, 1, "w", "node", "x", bytes(32), b"", "cpu", 0.0, [Measure("loss", value)]
+        )
+
+    old.add_evaluation(measured(1.0))
+    turn(old)
+    new = reopened(old.store)
+    assert [one.by_name for one in new.evaluations(new.stored("run", 1))] == [{"loss": 1.0}]
+    with pytest.raises(KeyRetired):
+        old.add_evaluation(measured(9.0))
+    assert [one.by_name for one in new.evaluations(new.stored("run", 1))] == [{"loss": 1.0}]
+    turn(new)
+    again = reopened(old.store)
+    assert [one.by_name for one in again.evaluations(again.stored("run", 1))] == [{"loss": 1.0}]
 
 
 def test_it_can_be_rotated_again_and_again():

@@ -75,6 +75,7 @@ class _Service:
 MAGICS: dict[Purpose, bytes] = {
     "manifest": b"mlsyncM\0",
     "later proof": b"mlsyncV\0",
+    "evaluation": b"mlsyncN\0",
     "decision": b"mlsyncD\0",
     "move": b"mlsyncX\0",
     "fence": b"mlsyncF\0",
@@ -374,6 +375,19 @@ def later_proofs() -> Iterator[Vector]:
         yield f"later-proof-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "later proof", key, plain)
 
 
+def evaluations() -> Iterator[Vector]:
+    """Vectors of evaluations, in the same way."""
+    import forged
+    import reader_rules
+
+    key = forged.EXAMPLES.evaluation_key
+    version = b"".join(part for part, _ in forged.EXAMPLES.manifest())
+    for title, rule, expect, value in _first(reader_rules.evaluation_cases()):
+        plain = msgspec.msgpack.encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | {"version": version.hex()} | _content(expect, plain)
+        yield f"evaluation-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "evaluation", key, plain)
+
+
 def decisions() -> Iterator[Vector]:
     """Vectors of decisions, in the same way."""
     import forged
@@ -483,6 +497,7 @@ def _sealed(keys: Keys, purpose: Purpose, name: str, plain: bytes) -> bytes:
 GROUPS = {
     "version": versions,
     "later proof": later_proofs,
+    "evaluation": evaluations,
     "decision": decisions,
     "move record": moves,
     "fence": fences,
@@ -497,6 +512,7 @@ GROUPS = {
 NAMES = {
     "version": "",
     "later proof": "",
+    "evaluation": "",
     "decision": "",
     "move record": "",
     "fence": "",

@@ -13,6 +13,7 @@ PACKS: Final = "packs/"
 VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
 LATER_PROOFS: Final = "proofs/"
+EVALUATIONS: Final = "evaluations/"
 FEATURES: Final = "features/"
 COPIES: Final = "copies/"
 DECISIONS: Final = "decisions/"
@@ -25,6 +26,7 @@ PREFIXES: Final = (
     VERSIONS,
     TOMBSTONES,
     LATER_PROOFS,
+    EVALUATIONS,
     FEATURES,
     COPIES,
     DECISIONS,
@@ -35,6 +37,7 @@ PREFIXES: Final = (
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
+EVALUATION_ID_BYTES: Final = 16
 FEATURE_TAG_BYTES: Final = 16
 DECISION_TAG_BYTES: Final = 16
 EPOCH_TAG_BYTES: Final = 16
@@ -48,6 +51,9 @@ _COPY = re.compile(rf"{COPIES}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
 _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
+_EVALUATION = re.compile(
+    rf"{EVALUATIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-[0-9a-f]{{{2 * EVALUATION_ID_BYTES}}}"
+)
 _FEATURE = re.compile(rf"{FEATURES}([a-z][a-z0-9-]{{0,62}})/[0-9a-f]{{{2 * FEATURE_TAG_BYTES}}}")
 _DECISION = re.compile(
     rf"{DECISIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-([0-9a-f]{{{2 * DECISION_TAG_BYTES}}})"
@@ -60,6 +66,7 @@ _MOVE = re.compile(rf"{MOVES}([0-9a-f]{{32}})")
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
     rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}|{COPIES}[0-9a-f]{{32}}|{DECISIONS}[0-9a-f]{{32}}"
+    rf"|{EVALUATIONS}[0-9a-f]{{32}}"
 )
 
 
@@ -107,6 +114,21 @@ def version_proofs_prefix(run_id: bytes, number: int) -> str:
 def later_proof(run_id: bytes, number: int, proof_id: bytes) -> str:
     """Return the name of a later proof; several machines may make one each."""
     return f"{version_proofs_prefix(run_id, number)}{proof_id.hex()}"
+
+
+def run_evaluations_prefix(run_id: bytes) -> str:
+    """Return the prefix of the names of the evaluations of a run's versions."""
+    return f"{EVALUATIONS}{run_id.hex()}/"
+
+
+def version_evaluations_prefix(run_id: bytes, number: int) -> str:
+    """Return the prefix of the names of a version's evaluations."""
+    return f"{run_evaluations_prefix(run_id)}{number:0{VERSION_DIGITS}d}-"
+
+
+def evaluation(run_id: bytes, number: int, evaluation_id: bytes) -> str:
+    """Return the name of an evaluation; a version may have several."""
+    return f"{version_evaluations_prefix(run_id, number)}{evaluation_id.hex()}"
 
 
 def run_decisions_prefix(run_id: bytes) -> str:
@@ -166,6 +188,12 @@ def parse_copy(key: str) -> tuple[bytes, int] | None:
 def parse_later_proof(key: str) -> tuple[bytes, int] | None:
     """Return the run's id and the version's number if *key* names a later proof."""
     match = _LATER_PROOF.fullmatch(key)
+    return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
+
+
+def parse_evaluation(key: str) -> tuple[bytes, int] | None:
+    """Return the run's id and the version's number if *key* names an evaluation."""
+    match = _EVALUATION.fullmatch(key)
     return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
 
 
@@ -237,6 +265,7 @@ def is_object(key: str) -> bool:
         parse_version,
         parse_copy,
         parse_later_proof,
+        parse_evaluation,
         parse_decision,
         parse_tombstone,
         parse_feature,

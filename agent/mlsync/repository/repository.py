@@ -6,7 +6,7 @@ See listing.py for its runs, readable.py for the versions that open, and commit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -40,6 +40,7 @@ from mlsync.repository.encoding import segments
 from mlsync.repository.encoding.canonical import decode_as
 from mlsync.repository.encoding.tokens import FORMAT_VERSION
 from mlsync.repository.encoding.validation import check_root
+from mlsync.repository.evaluation import Evaluation, Evaluations, StoredEvaluation
 from mlsync.repository.history import fence, tombstone
 from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.move import Moves
@@ -106,6 +107,7 @@ class Repository:
         self.is_retired = is_retired
         self.retired_keys = epochs.RetiredKeys(store, keys)
         self._later_proofs = LaterProofs(store, keys, self.retired_keys.refuse)
+        self._evaluations = Evaluations(store, keys, self.retired_keys.refuse)
         self.moves = Moves(store, keys)
         # By name: objects under names of versions and later proofs that were read and did not open, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
@@ -410,6 +412,30 @@ class Repository:
     def add_later_proof(self, proof: LaterProof) -> StoredProof:
         """Store *proof* beside its version, which does not change."""
         made = self._later_proofs.add(self._run_id(proof.run), proof)
+        self.refuse_retired()
+        return made
+
+    def evaluation_keys(self, run: str) -> dict[int, list[str]]:
+        """Return the names of the evaluations of a run's versions, by version: one listing."""
+        return self._evaluations.of_run(self._run_id(run))
+
+    def evaluations(self, stored: StoredVersion) -> list[Evaluation]:
+        """Return the evaluations of a version that open, oldest first; ``skipped`` gets the others."""
+        root = stored.root
+        keys = self._evaluations.of_version(self._run_id(root.run), root.number)
+        return self.read_evaluations(dict.fromkeys(keys, stored.digest))
+
+    def read_evaluations(self, manifests: Mapping[str, bytes]) -> list[Evaluation]:
+        """Return the evaluations of these names, each with its version's manifest, as ``evaluations`` does."""
+        return self._evaluations.read(manifests, self.skipped)
+
+    def open_evaluation(self, key: str, stored: StoredVersion | None = None) -> StoredEvaluation:
+        """Return the evaluation of this name; raise ``ManifestDamaged`` if it is none, or is of another version."""
+        return self._evaluations.open(key, None if stored is None else stored.digest)
+
+    def add_evaluation(self, evaluation: Evaluation) -> StoredEvaluation:
+        """Store *evaluation* beside its version, which does not change."""
+        made = self._evaluations.add(self._run_id(evaluation.run), evaluation)
         self.refuse_retired()
         return made
 

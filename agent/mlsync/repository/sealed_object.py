@@ -21,6 +21,7 @@ from mlsync.repository.encoding.tokens import (
     KEY_SEALED,
     MAGIC_DECISION,
     MAGIC_EPOCH,
+    MAGIC_EVALUATION,
     MAGIC_FENCE,
     MAGIC_LATER_PROOF,
     MAGIC_MANIFEST,
@@ -67,6 +68,7 @@ class SealedKind:
 
 MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest", may_be_sealed_to_recipient=True)
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
+EVALUATION: Final = SealedKind(MAGIC_EVALUATION, "evaluation", "evaluation")
 EPOCH: Final = SealedKind(MAGIC_EPOCH, "epoch", "epoch")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import RemovalRefused
-from mlsync.retention.policy import Evaluation
+from mlsync.retention.policy import PolicyOutcome
 
 _PERCENT: Final = re.compile(r"([0-9]{1,3})%")
 _PERCENT_MAX: Final = 100
@@ -40,7 +40,7 @@ def parse_limit(value: object) -> RemovalLimit:
     return RemovalLimit(int(found[1]), is_percent=True)
 
 
-def refuse_too_many(evaluated: Sequence[tuple[Evaluation, RemovalLimit]], confirmed_count: int | None) -> None:
+def refuse_too_many(evaluated: Sequence[tuple[PolicyOutcome, RemovalLimit]], confirmed_count: int | None) -> None:
     """Raise ``RemovalRefused`` if more goes than a run's limit allows, and *confirmed_count* is not that number.
 
     The number is of all these runs together. A number that is given must be right, even below the limits: whoever

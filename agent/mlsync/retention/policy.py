@@ -63,7 +63,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class PolicyOutcome:
     """What a policy says of the versions of a run that are not forgotten, by rising number."""
 
     run: str
@@ -82,7 +82,7 @@ class Evaluation:
         return len(self.judged)
 
 
-def evaluate(policy: KeepPolicy, run: str, versions: Iterable[VersionFacts], now_ns: int) -> Evaluation:
+def evaluate(policy: KeepPolicy, run: str, versions: Iterable[VersionFacts], now_ns: int) -> PolicyOutcome:
     """Return what *policy* says of *versions*, of which forgotten ones neither count nor come back.
 
     Raise ``PolicyRefused`` if a rule asks for what is known of no version.
@@ -102,7 +102,7 @@ def evaluate(policy: KeepPolicy, run: str, versions: Iterable[VersionFacts], now
                 reasons[number].append(reason)
     _protect_sources(history.versions, reasons)
     judged = tuple(Judged(one, tuple(reasons[one.number])) for one in history.versions)
-    return Evaluation(run, policy.text, judged, tuple(counts))
+    return PolicyOutcome(run, policy.text, judged, tuple(counts))
 
 
 def _protect(history: History, grace_s: float, reasons: dict[int, list[str]]) -> None:

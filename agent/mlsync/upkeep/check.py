@@ -107,6 +107,7 @@ class _Check:
         self._references = References()
         self._packs: dict[bytes, ObjectInfo] = {}
         self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
+        self._evaluations: dict[tuple[bytes, int], list[str]] = defaultdict(list)
         self._copies: dict[tuple[bytes, int], ObjectInfo] = {}
         self._places: Mapping[ChunkRef, ChunkRef] = {}
         self._moved_to: set[bytes] = set()
@@ -174,6 +175,8 @@ class _Check:
                 self._decisions[run_id][number] = info.key
         for info, version in self._parsed(names.LATER_PROOFS, names.parse_later_proof):
             self._proofs[version].append(info.key)
+        for info, version in self._parsed(names.EVALUATIONS, names.parse_evaluation):
+            self._evaluations[version].append(info.key)
         for info, pack_id in self._parsed(names.MOVES, names.parse_move):
             self._check_move(info.key, pack_id)
         for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
@@ -308,6 +311,7 @@ class _Check:
             self._opened.append((run_id, number))
             self._check_copy(stored, self._copies.pop((run_id, number), None))
             proofs = self._proofs.pop((run_id, number), [])
+            self._check_evaluations(stored, self._evaluations.pop((run_id, number), []))
             later[number] = stored, self._check_version(stored, proofs), proofs
             run, previous = stored.root.run, stored.root.previous
             if previous is not None and self._is_gone(run_id, previous.number, was_version=True):
@@ -432,6 +436,19 @@ class _Check:
             self._failed(key, error, version)
         return found
 
+    def _check_evaluations(self, stored: StoredVersion, keys: list[str]) -> None:
+        """Report evaluations that do not open; those that were made before the key was rotated count for nothing."""
+        version = (stored.root.run, stored.root.number)
+        for key in keys:
+            try:
+                self._repository.open_evaluation(key, stored)
+            except _OF_OBJECT as error:
+                if isinstance(error, FormatUnsupported) and error.is_claim:
+                    # A rotation that did not end leaves some that no key opens.
+                    self._odd(key, f"an evaluation that no key opens: {error.what}")
+                elif not (isinstance(error, ManifestDamaged) and error.is_retired):
+                    self._failed(key, error, version)
+
     def _check_hidden(
         self, stored: StoredVersion, proofs: list[StoredProof], listed: list[str], seen: SeenProofs | None
     ) -> None:
@@ -499,6 +516,11 @@ class _Check:
                 continue
             for key in keys:
                 self._problem(key, f"a later proof of version {number}, which is not in the store")
+        for (run_id, number), keys in self._evaluations.items():
+            if number in self._runs.get(run_id, ()) or self._is_gone(run_id, number):
+                continue
+            for key in keys:
+                self._problem(key, f"an evaluation of version {number}, which is not in the store")
 
     def _look_for_unlisted_packs(self) -> None:
         """Look up each unlisted pack by its name: it may come after the point where a listing ended."""

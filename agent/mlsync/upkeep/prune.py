@@ -91,10 +91,10 @@ class Going:
 class PrunePlan:
     """What a prune would do: versions that are *going*, packs to *delete* and packs to *mark*, with their bytes.
 
-    *waiting* are packs whose tombstone is younger than the grace period. *leftovers* are copies and later proofs of
-    removed versions, *emptied* packs are gone and have a tombstone. *emptied_by_moves* are packs that versions name and
-    whose chunks were moved, *spent* ones are gone, and nothing needs their move record. *blocked* says why no pack may
-    be deleted, *kept_back* why some versions stay.
+    *waiting* are packs whose tombstone is younger than the grace period. *leftovers* are copies, later proofs and
+    evaluations of removed versions, *emptied* packs are gone and have a tombstone. *emptied_by_moves* are packs that
+    versions name and whose chunks were moved, *spent* ones are gone, and nothing needs their move record. *blocked*
+    says why no pack may be deleted, *kept_back* why some versions stay.
     """
 
     going: list[Going] = field(default_factory=list)
@@ -212,11 +212,11 @@ def _read_all(
 
 
 def _find_leftovers(repository: Repository, found: PrunePlan, monitor: Monitor) -> None:
-    """Find copies and later proofs of removed versions; block where a copy is all that is left of a version."""
+    """Find copies, proofs and evaluations of removed versions; block where a copy is all that is left of a version."""
     sight = found.sight
     unlisted: list[VersionPlace] = []
     is_going = {one.place for one in found.going}
-    for prefix in (names.COPIES, names.LATER_PROOFS):
+    for prefix in (names.COPIES, names.LATER_PROOFS, names.EVALUATIONS):
         for key, (run_id, number) in list_places(repository, prefix).items():
             one = sight.listed.get(run_id, {}).get(number)
             if one is not None and not one.is_fence:
@@ -391,7 +391,7 @@ def _remove_versions(repository: Repository, found: PrunePlan, pruned: Pruned, o
         repository.store.replace(one.key, fence.make(repository.keys, one.key, said))
         pruned.versions.append(one)
     for key in found.leftovers:
-        if (names.parse_copy(key) or names.parse_later_proof(key)) not in kept:
+        if (names.parse_copy(key) or names.parse_later_proof(key) or names.parse_evaluation(key)) not in kept:
             _delete(repository, key, pruned)
 
 

@@ -117,6 +117,13 @@ class Sight:
         self._read[place] = one.stamp
 
 
+_PARSE: Final[Mapping[str, Callable[[str], VersionPlace | None]]] = {
+    names.COPIES: names.parse_copy,
+    names.LATER_PROOFS: names.parse_later_proof,
+    names.EVALUATIONS: names.parse_evaluation,
+}
+
+
 def list_versions(repository: Repository) -> dict[bytes, dict[int, ListedVersion]]:
     """Return all objects under names of versions, fences too; an object that a listing has twice counts once."""
     found: dict[bytes, dict[int, ListedVersion]] = defaultdict(dict)
@@ -126,8 +133,8 @@ def list_versions(repository: Repository) -> dict[bytes, dict[int, ListedVersion
 
 
 def list_places(repository: Repository, prefix: str) -> dict[str, VersionPlace]:
-    """Return the versions that copies or later proofs belong to, by the names of these."""
-    parse = names.parse_copy if prefix == names.COPIES else names.parse_later_proof
+    """Return the versions that copies, later proofs or evaluations belong to, by the names of these."""
+    parse = _PARSE[prefix]
     found = ((info.key, parse(info.key)) for info in repository.store.list(prefix))
     return {key: place for key, place in found if place is not None}
 

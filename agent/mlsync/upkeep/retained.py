@@ -18,7 +18,7 @@ from mlsync.repository.history.decisions import Decided
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.retention.facts import VersionFacts
-from mlsync.retention.policy import Evaluation, KeepPolicy, evaluate
+from mlsync.retention.policy import KeepPolicy, PolicyOutcome, evaluate
 from mlsync.retention.rules import BestRule, EveryRule
 from mlsync.upkeep.forget import is_proved
 from mlsync.versions.best import BestSearch
@@ -38,7 +38,7 @@ class Retained:
     *known* is what was read for that, which spares ``forget`` to read it again.
     """
 
-    evaluation: Evaluation
+    evaluation: PolicyOutcome
     roots: Mapping[int, ManifestRoot]
     digests: Mapping[int, bytes]
     decided: Decided
@@ -159,7 +159,7 @@ class _Run:
         except VersionMissing:
             return 0
 
-    def retained(self, evaluation: Evaluation) -> Retained:
+    def retained(self, evaluation: PolicyOutcome) -> Retained:
         """Return an evaluation with what it is about."""
         roots = {status.root.number: status.root for status in self._statuses}
         digests = {status.root.number: status.stored.digest for status in self._statuses}

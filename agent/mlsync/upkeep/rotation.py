@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import mlsync
 from mlsync.codec.keys import EPOCH_MAX, MASTER_KEY_BYTES, Keys
@@ -32,6 +32,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.evaluation import Evaluations
 from mlsync.repository.history.decision import tagged_number
 from mlsync.repository.history.decisions import read_decision
 from mlsync.repository.history.seen_decision import half
@@ -42,6 +43,7 @@ from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.key_slots import SlotStatus, list_slots
 from mlsync.values import storable
 
+_T = TypeVar("_T")
 _AT_ONCE: Final = 8
 
 
@@ -83,6 +85,7 @@ def rotate(
             with suppress(AlreadyExists):  # by a rotation that did not end
                 store.put(name, b"")
         last, later_proofs = _there(repository, monitor)
+        _write_evaluations_anew(repository, keys, monitor)
         writer = f"mlsync {mlsync.__version__}"
         epoch = EpochKeys(keys.epoch, old.masters, now_ns, writer, storable(host), last, later_proofs)
         body = epochs.seal_epoch(keys, epoch)
@@ -163,6 +166,30 @@ def _there(repository: Repository, monitor: Monitor) -> tuple[tuple[LastOne, ...
     return tuple(sorted(last, key=lambda one: one.key)), tuple(sorted(links))
 
 
+def _write_evaluations_anew(repository: Repository, keys: Keys, monitor: Monitor) -> None:
+    """Seal with the new key what counts of all evaluations: those of an older key will count for nothing.
+
+    They are there before the epoch is, so that no reader misses them; what a rotation leaves that does not end opens
+    for nobody.
+    """
+    store, none_is_retired = repository.store, lambda _key, _body: None
+    evaluations = Evaluations(store, keys, none_is_retired)
+    found = [info.key for info in store.list(names.EVALUATIONS) if names.parse_evaluation(info.key)]
+
+    def write_anew(key: str) -> None:
+        place = names.parse_evaluation(key)
+        one = _unless_none(lambda: repository.open_evaluation(key).evaluation)
+        if one is not None and place is not None:
+            evaluations.add(place[0], one)
+
+    with (
+        monitor.task("writing evaluations anew", len(found), unit="objects") as task,
+        ThreadPoolExecutor(_AT_ONCE) as executor,
+    ):
+        for _ in executor.map(write_anew, found):
+            task.advance(1)
+
+
 def _last_versions(repository: Repository) -> Iterator[LastOne]:
     """Yield the newest version of each run that opens, from its manifest or the copy."""
     numbers: dict[bytes, set[int]] = defaultdict(set)
@@ -215,7 +242,7 @@ def _first(keys: Iterable[str], digest_of: Callable[[str], bytes | None]) -> Ite
             return
 
 
-def _unless_none(read: Callable[[], bytes]) -> bytes | None:
+def _unless_none(read: Callable[[], _T]) -> _T | None:
     """Return what *read* returns; ``None`` for an object that is none of ours, whatever its name."""
     try:
         return read()

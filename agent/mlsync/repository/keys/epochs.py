@@ -216,6 +216,9 @@ class _Bounds:
         """
         if names.parse_later_proof(key) is not None:
             return link(names.later_proof_id(key), digest) in self._proofs
+        if names.parse_evaluation(key) is not None:
+            # The rotation wrote those anew that were there.
+            return False
         numbered = _numbered(key)
         if numbered is None:
             return True
