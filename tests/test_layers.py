@@ -90,6 +90,7 @@ FORMATS = {
     "pickles": set(),
     "hdf5": set(),
     "libraries": set(),
+    "logs": {"libraries"},
     "torch": {"zips", "pickles"},
     "archives": {"zips", "pickles", "torch"},
     "dcp": {"zips", "pickles", "torch", "libraries"},

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flow_parts import World
-from mlsync.formats.libraries.trainer_logs import last_fitness, last_in_column, last_logged
+from mlsync.formats.logs.trainer_logs import last_fitness, last_in_column, last_logged
 from mlsync.versions.measured import measured
 from safetensors_parts import saved
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from mlsync.errors import Damage, Error, StoreError, VersionMissing
 from mlsync.formats.groups.huggingface import is_trainers_directory
-from mlsync.formats.libraries.trainer_logs import (
+from mlsync.formats.logs.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
     RESULTS_NAME,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from mlsync.errors import Damage, StoreError
-from mlsync.formats.libraries.trainer_logs import (
+from mlsync.formats.logs.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
     RESULTS_NAME,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import Damage, StoreError
-from mlsync.formats.libraries.trainer_logs import (
+from mlsync.formats.logs.trainer_logs import (
     RESULTS_BYTES_MAX,
     RESULTS_NAME,
     STATE_BYTES_MAX,

@@ -15,7 +15,7 @@ from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.formats.groups.megatron import is_megatron_directory
 from mlsync.formats.groups.names import enclosing, is_named_for_all
 from mlsync.formats.groups.trainer_saves import is_accelerates
-from mlsync.formats.libraries.trainer_logs import STATE_NAME
+from mlsync.formats.logs.trainer_logs import STATE_NAME
 from mlsync.repository.manifest import Entry
 from mlsync.values import Fact, Proof
 from mlsync.versions.incomplete import INCOMPLETE

@@ -10,7 +10,7 @@ from typing import Final
 
 from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.formats.groups.names import enclosing, is_named_for_all
-from mlsync.formats.libraries.trainer_logs import STATE_NAME
+from mlsync.formats.logs.trainer_logs import STATE_NAME
 from mlsync.repository.manifest import Entry
 from mlsync.values import Fact
 from mlsync.versions.resumable import OPTIMIZER_ALONE, ULTRALYTICS, has_weights

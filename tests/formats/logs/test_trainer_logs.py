@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.formats.libraries.trainer_logs import (
+from mlsync.formats.logs.trainer_logs import (
     STATE_BYTES_MAX,
     TrainerState,
     argument_facts,

@@ -44,13 +44,13 @@ class TrainerState(NamedTuple):
 
 def read_trainer_state(data: bytes) -> TrainerState | None:
     """Return what a ``trainer_state.json`` says, ``None`` if it is none."""
-    state = _state(data)
+    state = state_of(data)
     return None if state is None else TrainerState(state["global_step"], _best_step(state))
 
 
 def state_facts(data: bytes) -> dict[str, Fact]:
     """Return what a ``trainer_state.json`` tells of the training: how far it was, and what its best was; or nothing."""
-    state = _state(data)
+    state = state_of(data)
     if state is None:
         return {}
     epoch, metric, best_step = _real(state.get("epoch")), _real(state.get("best_metric")), _best_step(state)
@@ -59,7 +59,7 @@ def state_facts(data: bytes) -> dict[str, Fact]:
     return facts | {name: value for name, value in found.items() if value is not None}
 
 
-def _state(data: bytes) -> dict[str, Any] | None:
+def state_of(data: bytes) -> dict[str, Any] | None:
     """Return the object in a ``trainer_state.json``; its ``global_step`` is a count."""
     state = _json_object(data)
     return state if state is not None and _count(state.get("global_step")) is not None else None

@@ -1,0 +1,25 @@
+"""MLflow's file store: ``mlruns/EXPERIMENT/RUN/metrics/NAME``, a line for each number: when, what, at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from mlsync.formats.logs.rows import LINE_BYTES_MAX, Rows, TrainingLog, number_in
+
+_PARTS: Final = (2, 3)  # the oldest had no step
+
+
+def read_mlflow(metrics: Iterable[tuple[str, bytes]]) -> TrainingLog | None:
+    """Return what the files of one of MLflow's runs say, given by the names of the metrics; ``None`` for nothing."""
+    rows = Rows()
+    for name, data in metrics:
+        for line in data[: data.rfind(b"\n") + 1].split(b"\n"):
+            parts = line.decode("ascii", "replace").split(" ") if len(line) <= LINE_BYTES_MAX else []
+            if len(parts) not in _PARTS:
+                continue
+            numbers = [number_in(part) for part in parts]
+            value, step = numbers[1], numbers[2] if len(parts) == _PARTS[1] else 0.0
+            if value is not None and step is not None and numbers[0] is not None:
+                rows.add_at(None, step, {name: value})
+    return rows.log("mlflow")
