@@ -12,6 +12,7 @@ from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
 from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk
 from mlsync.service.worker import RunState
 from mlsync.upkeep.version_seen import VersionSeen
@@ -45,5 +46,5 @@ class Answering:
 def answering(machine, *, proved_s):
     """The agent, at its socket."""
     agent = Answering(machine, proved_s=proved_s)
-    with Talk(agent, machine.state, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(machine.state), RecordingMonitor()).going_on():
         yield agent

@@ -13,7 +13,6 @@ from mlsync.cli import agent
 from mlsync.config.model import Config
 from mlsync.errors import RepositoryMissing, StoreDenied
 from mlsync.service import status
-from mlsync.service.agent import AgentOptions
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def start(tmp_path, monkeypatch):
             def fail(_config):
                 raise error or RepositoryMissing("no such directory", where=str(place))
 
-            return agent._find(config, AgentOptions.of(config), fail)
+            return agent._find(config, fail)
 
         yield find
 
@@ -71,7 +70,7 @@ def test_what_an_agent_kept_before_is_waited_for(start, tmp_path):
     place = tmp_path / "typo"
     kept = status.as_json([], place.as_uri(), 0.0, 0.0)
     kept["runs"] = [{"run": "yolo", **dict.fromkeys(status._KEPT)}]
-    status.write_status(tmp_path / "state" / status.FILE_NAME, kept)
+    status.write_status(tmp_path / "state" / "status.json", kept)
     assert isinstance(start(place), RepositoryMissing)
 
 

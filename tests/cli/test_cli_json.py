@@ -24,6 +24,7 @@ from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.service.preemption_watch import PreemptionWatch
 from mlsync.service.talk.ask_now import AskedPass
 from mlsync.service.talk.client import AgentAt
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.telling import Telling, TellOptions
 from mlsync.tell.letter import Receipt
 from mlsync.upkeep.key_slots import SlotAdded
@@ -414,7 +415,9 @@ def test_channels_are_as_documented(tmp_path):
     channel = NotifySettings(channel="wecom", name="team")
     answers = [(channel, Receipt(is_taken=False, said="errcode 93000", was_reached=True))]
     compare("mlsync notify test", notify_json(answers), "notify test")
-    compare("list of channel", Telling(TellOptions((channel,)), tmp_path, SilentMonitor()).as_json(), "channels")
+    compare(
+        "list of channel", Telling(TellOptions((channel,)), AgentPlace(tmp_path), SilentMonitor()).as_json(), "channels"
+    )
 
 
 def test_every_table_was_compared():

@@ -23,7 +23,7 @@ def write_agent(machine, *, pid, started_s, host=None, last_error=None):
         "started_s": started_s,
         "runs": [run | {"last_error": last_error, "troubles": []}],
     }
-    agent_status.write_status(machine.state / agent_status.FILE_NAME, content)
+    agent_status.write_status(machine.state / "status.json", content)
 
 
 @pytest.mark.parametrize("words", [("--no-such",), ("status", "--no-such")])
@@ -119,7 +119,7 @@ def test_a_configuration_that_is_wrong_is_shown_with_its_line(saved):
 def test_a_status_file_of_nobody_changes_nothing(saved):
     """What is no status, or another repository's, counts for nothing."""
     for content in (b"{}", b"\xff", b'{"format": 1, "repository": "x"}'):
-        (saved.state / agent_status.FILE_NAME).write_bytes(content)
+        (saved.state / "status.json").write_bytes(content)
         assert "never ran" in saved.good("status").out
 
 

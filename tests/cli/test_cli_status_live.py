@@ -53,7 +53,7 @@ def test_a_monitor_learns_of_old_proofs_by_the_exit_status(saved):
         assert saved.run("status", "--max-age", "2h").status == 0
         stale = saved.run("status", "--max-age", "30m", "--json")
         assert (stale.status, one_value(stale)["runs"][0]["run"]) == (83, "yolo")
-        status.write_status(saved.state / status.FILE_NAME, agent.value)
+        status.write_status(saved.state / "status.json", agent.value)
     assert saved.run("status", "--max-age", "2h").status == 0
     done = saved.run("status", "--max-age", "30m", "-q")
     assert (done.status, "no proved version is as young as 30 min: yolo 50 min ago" in done.err) == (83, True)
@@ -64,7 +64,7 @@ def test_an_agent_that_does_not_answer_is_named(saved):
     """A socket on which nobody answers in time is said, with what its status file says and how old that is."""
     with answering(saved, proved_s=time.time()) as agent:
         old = agent.value | {"written_s": time.time() - 4000}
-        status.write_status(saved.state / status.FILE_NAME, old)
+        status.write_status(saved.state / "status.json", old)
         agent.value = {"runs": 5}
         shown = " ".join(saved.good("status", COLUMNS="200").out.split())
     assert "an agent of another version of mlsync answers" in shown

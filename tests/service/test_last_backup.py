@@ -11,6 +11,7 @@ from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
 from mlsync.service.preemption_watch import within_s
 from mlsync.service.talk.last_backup import back_up_for_the_end
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk
 
 STORE = "file:///r"
@@ -67,7 +68,7 @@ class PlayedAgent:
 def agent(tmp_path):
     """An agent that talks."""
     agent = PlayedAgent()
-    with Talk(agent, tmp_path, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(tmp_path), RecordingMonitor()).going_on():
         yield agent
 
 

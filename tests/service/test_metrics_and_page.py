@@ -24,6 +24,7 @@ from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.worker import RunState
 from mlsync.upkeep.version_seen import VersionSeen
@@ -174,7 +175,7 @@ def ask(port, path="/", **fields):
 def test_the_port_shows_and_does_nothing(port, tmp_path):
     """Page, metrics and versions are there, with a policy without scripts; backups can only be requested privately."""
     options = TalkOptions(Address("127.0.0.1", port))
-    with Talk(FakeAgent(), tmp_path, RecordingMonitor(), options).going_on():
+    with Talk(FakeAgent(), AgentPlace(tmp_path), RecordingMonitor(), options).going_on():
         status, headers, body = ask(port)
         assert (status, body[:15]) == (200, b"<!doctype html>")
         assert headers["Content-Security-Policy"].startswith("default-src 'none';")
@@ -187,7 +188,7 @@ def test_the_port_shows_and_does_nothing(port, tmp_path):
 def test_another_sites_name_is_refused(port, tmp_path):
     """A name that somebody has point here gets nothing; addresses, the machine's and chosen names are answered."""
     options = TalkOptions(Address("127.0.0.1", port), ("gpu1.example.org",))
-    with Talk(FakeAgent(), tmp_path, RecordingMonitor(), options).going_on():
+    with Talk(FakeAgent(), AgentPlace(tmp_path), RecordingMonitor(), options).going_on():
         for host in ("evil.example", "evil.example:9417", "localhost.evil.example", "[evil]:1", ""):
             assert ask(port, "/metrics", Host=host)[0] in (400, 421), host
         for host in (
@@ -204,7 +205,9 @@ def test_another_sites_name_is_refused(port, tmp_path):
 def test_a_port_in_use_is_told_once_and_tried_again(port, tmp_path):
     """While the port is taken the agent says so, and works; once it is free the page is there."""
     now, monitor = [100.0], RecordingMonitor()
-    talk = Talk(FakeAgent(), tmp_path, monitor, TalkOptions(Address("127.0.0.1", port)), clock=lambda: now[0])
+    talk = Talk(
+        FakeAgent(), AgentPlace(tmp_path), monitor, TalkOptions(Address("127.0.0.1", port)), clock=lambda: now[0]
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
@@ -225,7 +228,7 @@ def test_the_file_for_node_exporter_is_whole(tmp_path):
     """The file has all metrics and can be read by others; where it cannot be written that is said once."""
     monitor = RecordingMonitor()
     file = tmp_path / "mlsync.prom"
-    talk = Talk(FakeAgent(), tmp_path, monitor, TalkOptions(metrics_file=file))
+    talk = Talk(FakeAgent(), AgentPlace(tmp_path), monitor, TalkOptions(metrics_file=file))
     with talk.going_on():
         talk.tick()
         assert (file.read_bytes(), file.stat().st_mode & 0o777) == (FakeAgent().metrics(), 0o644)

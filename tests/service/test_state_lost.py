@@ -21,6 +21,7 @@ from mlsync.service.agent import TICK_S, Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat
 from mlsync.service.talk import client
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk
 from mlsync.store.directory.store import DirectoryStore
 
@@ -50,7 +51,7 @@ def answers(state):
 @pytest.fixture
 def talk(state):
     """What talks for an agent."""
-    talk = Talk(TalkingAgent(), state, RecordingMonitor())
+    talk = Talk(TalkingAgent(), AgentPlace(state), RecordingMonitor())
     with talk.going_on():
         yield talk
 

@@ -273,10 +273,10 @@ def test_what_was_proved_is_known_after_a_restart(tmp_path):
     record.proved_until_s = NOW_S - 10
     file = tmp_path / "status.json"
     status.write_status(file, content(record=record))
-    assert status.read_proved_until(file, "file:///r") == {"a": NOW_S - 10}
-    assert status.read_proved_until(file, "file:///other") == {}
+    assert status.read_proved_until(tmp_path, "file:///r") == {"a": NOW_S - 10}
+    assert status.read_proved_until(tmp_path, "file:///other") == {}
     file.write_text('{"format": 1, "repository": "file:///r", "runs": 5}')
-    assert status.read_proved_until(file, "file:///r") == {}
+    assert status.read_proved_until(tmp_path, "file:///r") == {}
 
 
 def test_the_line_of_a_version_says_its_lag():

@@ -17,6 +17,7 @@ from mlsync.service.talk import client, local_socket
 from mlsync.service.talk.answers import Answers
 from mlsync.service.talk.http import BODY_BYTES_MAX, HEAD_BYTES_MAX, HttpAnswer, HttpRequest, parse_request
 from mlsync.service.talk.local_socket import LocalSocket
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.server import CONNECTIONS_MAX, Door, TalkServer
 from mlsync.service.talk.talk import Talk
 
@@ -63,7 +64,7 @@ def agent():
 @pytest.fixture
 def at(agent, tmp_path):
     """The client of a talking agent."""
-    with Talk(agent, tmp_path, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(tmp_path), RecordingMonitor()).going_on():
         yield next(client.agents(tmp_path))
 
 
@@ -124,7 +125,7 @@ def test_a_bug_in_an_answer_costs_one_answer(at, agent, caplog):
 
 def test_the_socket_is_private_and_goes(agent, tmp_path):
     """The socket has mode 0600 while the agent talks, and is gone afterwards."""
-    with Talk(agent, tmp_path, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(tmp_path), RecordingMonitor()).going_on():
         assert stat.S_IMODE((tmp_path / "agent-0.sock").stat().st_mode) == 0o600
     assert list(client.agents(tmp_path)) == []
 
@@ -133,23 +134,26 @@ def test_a_socket_that_is_left_over_is_replaced(agent, tmp_path):
     """After SIGKILL the next agent takes the place, and the client gets its answer from there."""
     code = (
         "import os, sys; from pathlib import Path; from mlsync.service.talk.local_socket import LocalSocket\n"
-        "LocalSocket.bind(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+        "from mlsync.service.talk.place import AgentPlace\n"
+        "LocalSocket.bind(AgentPlace(Path(sys.argv[1]))); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == -9
     (left,) = client.agents(tmp_path)
     with pytest.raises(AgentAway, match="does not answer"):
         left.ask("/status")
-    with Talk(agent, tmp_path, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(tmp_path), RecordingMonitor()).going_on():
         (one,) = client.agents(tmp_path)
         assert one.ask("/status").status == 200
 
 
 def test_agents_share_a_state_directory(tmp_path):
     """A second agent has a socket of its own beside the first one, and takes nothing from it."""
-    first, second = LocalSocket.bind(tmp_path), LocalSocket.bind(tmp_path)
+    place = AgentPlace(tmp_path)
+    first, second = LocalSocket.bind(place), LocalSocket.bind(AgentPlace(tmp_path))
     assert [one.path.name for one in client.agents(tmp_path)] == ["agent-0.sock", "agent-1.sock"]
     first.close()
-    third = LocalSocket.bind(tmp_path)
+    place.release()
+    third = LocalSocket.bind(AgentPlace(tmp_path))
     assert (third.path, second.path.exists()) == (first.path, True)
     second.close()
     third.close()
@@ -159,7 +163,7 @@ def test_what_is_no_socket_is_left_alone(agent, tmp_path):
     """A file in the place of the socket stays; the agent says that it has none, and works."""
     (tmp_path / "agent-0.sock").write_text("mine")
     monitor = RecordingMonitor()
-    with Talk(agent, tmp_path, monitor).going_on():
+    with Talk(agent, AgentPlace(tmp_path), monitor).going_on():
         assert (tmp_path / "agent-0.sock").read_text() == "mine"
     assert "is in the way, and is no socket" in monitor.notices[0][1]
 
@@ -167,7 +171,7 @@ def test_what_is_no_socket_is_left_alone(agent, tmp_path):
 def test_a_deep_directory_has_a_socket_too(agent, tmp_path):
     """A path longer than a socket's address can hold works."""
     deep = tmp_path.joinpath(*["d" * 100] * 3)
-    with Talk(agent, deep, RecordingMonitor()).going_on():
+    with Talk(agent, AgentPlace(deep), RecordingMonitor()).going_on():
         assert next(client.agents(deep)).ask("/healthz").status == 200
 
 
@@ -195,7 +199,7 @@ def test_another_user_gets_no_answer(at, monkeypatch):
 @pytest.fixture
 def served(tmp_path):
     """How to connect to a server with little patience, and whose answers are long."""
-    local = LocalSocket.bind(tmp_path)
+    local = LocalSocket.bind(AgentPlace(tmp_path))
     server = TalkServer(patience_s=0.3)
     server.add(Door(local.listening, lambda _connection: True, lambda _request: HttpAnswer(200, b"x" * 1_000_000)))
     server.start()
@@ -284,7 +288,7 @@ def test_a_request_is_whole_with_its_body():
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", b"SSH-2.0\r\n\r\n"])
 def test_half_an_answer_is_none(answer, tmp_path):
     """A client that got no whole answer says so, whatever it got."""
-    local = LocalSocket.bind(tmp_path)
+    local = LocalSocket.bind(AgentPlace(tmp_path))
 
     def serve():
         connection, _ = local.listening.accept()
@@ -302,7 +306,7 @@ def test_half_an_answer_is_none(answer, tmp_path):
 
 def test_a_stopped_agent_is_told_from_none(tmp_path):
     """An agent that accepts and says nothing is named as one that does not answer in time."""
-    local = LocalSocket.bind(tmp_path)
+    local = LocalSocket.bind(AgentPlace(tmp_path))
     with pytest.raises(AgentAway, match="has not answered for 0 s"):
         next(client.agents(tmp_path, timeout_s=0.05)).ask("/status")
     local.close()

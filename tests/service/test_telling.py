@@ -21,6 +21,7 @@ from mlsync.service.news import News
 from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.metrics import exposition
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.telling import Telling, TellOptions
 from mlsync.service.worker import RunState
 from mlsync.tell.event import KINDS, NoticeEvent
@@ -61,7 +62,7 @@ def channel(name="team", **more):
 def telling(tmp_path, service, *channels, monitor=None, hooks=None, **more):
     """What tells *channels*, or one."""
     options = TellOptions(channels or (channel(),), hooks or HookSettings())
-    return Telling(options, tmp_path, monitor or RecordingMonitor(), ["yolo"], send=service, **more)
+    return Telling(options, AgentPlace(tmp_path), monitor or RecordingMonitor(), ["yolo"], send=service, **more)
 
 
 def test_each_channel_is_told_of_its_events_alone(tmp_path):
@@ -118,7 +119,7 @@ def test_a_file_that_is_none_is_no_fault(tmp_path, text):
 def test_nothing_is_done_without_channels_and_hooks(tmp_path):
     """No file, and no thread."""
     before = threading.active_count()
-    told = Telling(TellOptions(), tmp_path, RecordingMonitor())
+    told = Telling(TellOptions(), AgentPlace(tmp_path), RecordingMonitor())
     with told.going_on():
         told.event(NoticeEvent("best"))
         assert threading.active_count() == before
@@ -146,7 +147,7 @@ def test_a_real_service_is_told_by_a_process(tmp_path):
         (tmp_path / "url").chmod(0o600)
         options = TellOptions((channel(url_file=tmp_path / "url", language="zh"),))
         monitor = RecordingMonitor()
-        told = Telling(options, tmp_path / "state", monitor)
+        told = Telling(options, AgentPlace(tmp_path / "state"), monitor)
         with told.going_on():
             told.event(NoticeEvent("store_away", "yolo", 3, at_s=1e12))
         assert (monitor.notices, [path for path, _, _ in server.posts]) == ([], ["/send?key=secret-key"])

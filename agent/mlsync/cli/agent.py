@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -72,10 +73,10 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool, log_f
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
     log_to(sys.stderr, level, as_json=(log_format or config.agent.log_format) == "json")
     monitor = LogMonitor()
-    options = AgentOptions.of(config)
-    unlock = common.secret(config, before_prompt=lambda: _look(config, options))
+    _refuse_second(config)
+    unlock = common.secret(config, before_prompt=lambda: _look(config))
     opener = RepositoryOpener(config, unlock)
-    away = _find(config, options, lambda _config: opener.opened(threading.Event()))
+    away = _find(config, lambda _config: opener.opened(threading.Event()))
     if away is not None:
         monitor.notice("warning", _waiting(config, away))
     if common.verbose and gently:
@@ -141,16 +142,22 @@ def _announce(opener: RepositoryOpener, monitor: Monitor) -> None:
         monitor.notice("info", "one secret opens the repository; a second way in, for paper: mlsync key add --recovery")
 
 
-def _look(config: Config, options: AgentOptions) -> None:
+def _look(config: Config) -> None:
     """Raise what makes it useless to ask for a passphrase."""
-    seen = status.read_agent(options.status_file, config.repository)
-    if seen is not None and seen.is_running() and {one.run for one in config.watches} <= {one.run for one in seen.runs}:
-        advice = "mlsync status shows what it does; stop it before you start another one"
-        raise RunLocked("an agent keeps watch over these runs already", where=f"process {seen.pid}", advice=advice)
-    _find(config, options, look_for_repository)
+    _refuse_second(config)
+    _find(config, look_for_repository)
 
 
-def _find(config: Config, options: AgentOptions, find: Callable[[Config], object]) -> Error | None:
+def _refuse_second(config: Config) -> None:
+    """Raise ``RunLocked`` if another agent keeps watch over all of the runs; one with other runs is no reason."""
+    wanted = {one.run for one in config.watches}
+    for seen in status.read_agents(config.state_directory, config.repository):
+        if seen.is_running() and seen.pid != os.getpid() and wanted <= {one.run for one in seen.runs}:
+            advice = "mlsync status shows what it does; stop it before you start another one"
+            raise RunLocked("an agent keeps watch over these runs already", where=f"process {seen.pid}", advice=advice)
+
+
+def _find(config: Config, find: Callable[[Config], object]) -> Error | None:
     """Find the repository; return the error if it may come later, and raise what only a person can fix.
 
     That is a wrong place, for example, or a wrong passphrase.
@@ -160,19 +167,19 @@ def _find(config: Config, options: AgentOptions, find: Callable[[Config], object
     except (StoreUnavailable, KeyServiceUnavailable, ProcessKilled) as error:
         return error
     except RepositoryMissing as error:
-        if not _may_come(config, options):
+        if not _may_come(config):
             raise
         return error
     return None
 
 
-def _may_come(config: Config, options: AgentOptions) -> bool:
+def _may_come(config: Config) -> bool:
     """Return whether a repository that is not there is rather on a disk that is not mounted than never was.
 
     A bucket that answers hides nothing. Who types a wrong path at a first start is told, and a service waits, since
     what it knew may be gone together with its state.
     """
-    if status.read_states(options.status_file, config.repository):
+    if status.read_states(config.state_directory, config.repository):
         return True
     place = config.repository_directory
     if place is None:

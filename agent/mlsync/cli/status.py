@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -28,7 +27,7 @@ from mlsync.errors import ConfigInvalid, Error, VersionStale
 from mlsync.service.booted import has_systemd
 from mlsync.service.here import RunHere, runs_here
 from mlsync.service.live import Live, live_status, proved_s, refuse_stale
-from mlsync.service.status import FILE_NAME, AgentSeen, agent_in, read_agent
+from mlsync.service.status import AgentSeen, agent_in, merged, read_agents
 
 _WIDTH = 80
 _LABEL_WIDTH = 13
@@ -121,25 +120,26 @@ def _show_here(common: Common, max_age_s: float | None) -> None:
         _show_invalid(common, error)
         return
     live = live_status(config)
-    agent = _agent_seen(config, live)
+    agents = _agents_seen(config, live)
+    agent = merged(agents)
     runs = tuple(runs_here(config, agent))
     steps = tuple(_next_steps(mlsync, _given(common), config.path, agent, runs))
     if common.as_json:
         live_agents = [dict(one) for one in live.agents]
         words = _words(steps)
-        common.emit(status_json("ready", config.path, None, config.repository, agent, runs, words, live_agents))
+        common.emit(status_json("ready", config.path, None, config.repository, agents, runs, words, live_agents))
     elif max_age_s is None or not common.quiet:
-        _show(config, agent, runs, steps, live)
+        _show(config, agents, runs, steps, live)
     if max_age_s is not None:
         refuse_stale(proved_s([watch.run for watch in config.watches], live, agent), max_age_s, time.time())
 
 
-def _agent_seen(config: Config, live: Live) -> AgentSeen | None:
-    """Return what the agents say that run; without one, what the last one left in its file."""
+def _agents_seen(config: Config, live: Live) -> list[AgentSeen]:
+    """Return what the agents say that run and answer, and what others left in their files, if their runs are here."""
     told = [agent_in(one) for one in live.agents]
-    if not told:
-        return read_agent(config.state_directory / FILE_NAME, config.repository)
-    return dataclasses.replace(told[0], runs=tuple(run for one in told for run in one.runs))
+    running, here = {one.pid for one in told}, {watch.run for watch in config.watches}
+    kept = [one for one in read_agents(config.state_directory, config.repository) if one.pid not in running]
+    return [one for one in kept if here.intersection(run.run for run in one.runs)] + told
 
 
 def _absent(common: Common) -> ConfigInvalid | None:
@@ -188,7 +188,7 @@ def _words(steps: Sequence[Step]) -> list[str]:
 
 def _show_start(common: Common, absent: ConfigInvalid, steps: Sequence[Step]) -> None:
     if common.as_json:
-        common.emit(status_json("none", None, None, None, None, (), _words(steps)))
+        common.emit(status_json("none", None, None, None, (), (), _words(steps)))
         return
     output.say(_WHAT)
     output.say()
@@ -207,7 +207,7 @@ def _show_invalid(common: Common, error: Error) -> None:
     place = None if common.repo is not None and common.config is None else find_config(common.config)
     again = f"{common.invocation.typed} status{_given(common)}"
     if common.as_json:
-        common.emit(status_json("invalid", place, error, None, None, (), [again]))
+        common.emit(status_json("invalid", place, error, None, (), (), [again]))
         return
     _labelled("configuration", [str(place or common.repo)])
     _labelled("problem", [error.what, *filter(None, (error.where, error.advice))])
@@ -216,13 +216,16 @@ def _show_invalid(common: Common, error: Error) -> None:
     output.say(f"  {again}")
 
 
-def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], steps: Sequence[Step], live: Live) -> None:
+def _show(
+    config: Config, agents: Sequence[AgentSeen], runs: Sequence[RunHere], steps: Sequence[Step], live: Live
+) -> None:
     now_s = time.time()
     _labelled("configuration", [str(config.path) if config.path else "none, since --repo names the repository"])
     _labelled("repository", [config.repository])
     if runs:
         notices = [line for one in live.agents for line in (*notice_lines(one, now_s), *channel_lines(one))]
-        _labelled("agent", [_agent_in_words(agent, now_s), *_stale_in_words(agent, live, now_s), *notices])
+        agent = merged(agents)
+        _labelled("agent", [*_agents_in_words(agents, now_s), *_stale_in_words(agent, live, now_s), *notices])
     told = live.runs
     for run in runs:
         lines = live_lines(told[run.run], now_s) if run.run in told else ()
@@ -233,9 +236,17 @@ def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], step
         output.say(line)
 
 
-def _agent_in_words(agent: AgentSeen | None, now_s: float) -> str:
-    if agent is None:
-        return "never ran on this machine"
+def _agents_in_words(agents: Sequence[AgentSeen], now_s: float) -> Iterator[str]:
+    """Yield a line for each agent that may run, with its runs if there are several; else one for the last one."""
+    running = [one for one in agents if one.is_running() is not False]
+    for agent in running:
+        names = ", ".join(run.run for run in agent.runs)
+        yield _agent_in_words(agent, now_s) + (f": {names}" if len(running) > 1 else "")
+    if not running:
+        yield "never ran on this machine" if not agents else _agent_in_words(agents[-1], now_s)
+
+
+def _agent_in_words(agent: AgentSeen, now_s: float) -> str:
     running = agent.is_running()
     if running is None:
         return f"belongs to {agent.host}, which shares this state; whether it runs is known there"

@@ -31,6 +31,7 @@ from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, 
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
+from mlsync.service.talk.place import STATUS_FILE, AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.telling import Telling, TellOptions
 from mlsync.service.trigger import Trigger
@@ -71,7 +72,7 @@ class AgentOptions:
         agent = config.agent
         return cls(
             repository=config.repository,
-            status_file=config.state_directory / status.FILE_NAME,
+            status_file=config.state_directory / STATUS_FILE,
             every=agent.every,
             timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s, agent.join_logs_s),
             stop_within_s=agent.stop_within_s,
@@ -123,7 +124,10 @@ class Agent:
         self._records = {job.name: RunRecord(wall=wall) for job in jobs}
         heartbeat = HeartbeatUrl(options.heartbeat_url_file, monitor)
         directory = options.status_file.parent
-        self._telling = Telling(options.tell, directory, monitor, self._records, clock=clock, wall=wall)
+        self._place = AgentPlace(directory, options.repository, self._records)
+        with suppress(OSError):
+            self._place.claim()
+        self._telling = Telling(options.tell, self._place, monitor, self._records, clock=clock, wall=wall)
         places = {"mlsync": directory} | {job.name: job.directory for job in jobs}
         #: Tells channels and hooks.
         self.news = News(
@@ -172,7 +176,16 @@ class Agent:
         Only a process's main thread can handle signals; elsewhere pass *signals* = ``False``.
         """
         self._restore_states()
-        self._talk = talk = Talk(self, self._options.status_file.parent, self._monitor, self._options.talk)
+        try:
+            self._keep_watch(signals)
+        except RunLocked:
+            self._place.discard()
+            raise
+        finally:
+            self._place.release()
+
+    def _keep_watch(self, signals: bool) -> None:
+        self._talk = talk = Talk(self, self._place, self._monitor, self._options.talk)
         with (
             self._handling_signals(signals),
             self._telling.going_on(),
@@ -362,7 +375,7 @@ class Agent:
         if not status.is_news(content, self._status):
             return
         try:
-            status.write_status(self._options.status_file, content)
+            status.write_status(self._place.file(STATUS_FILE), content)
         except OSError as error:
             if not self._status_failed:
                 self._monitor.notice("warning", f"the status file cannot be written: {error.strerror}")
@@ -402,10 +415,10 @@ class Agent:
         )
 
     def _restore_states(self) -> None:
-        states = status.read_states(self._options.status_file, self._options.repository)
+        states = status.read_states(self._place.directory, self._options.repository)
         for worker in self._workers:
             worker.state = states.get(worker.job.name, worker.state)
-        proved = status.read_proved_until(self._options.status_file, self._options.repository)
+        proved = status.read_proved_until(self._place.directory, self._options.repository)
         for run, record in self._records.items():
             record.proved_until_s = proved.get(run)
 

@@ -7,20 +7,22 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlsync.app.forecast import duration
 from mlsync.config.units import format_age
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
 from mlsync.service.run_record import PastError, RunRecord
+from mlsync.service.talk.place import status_files
 from mlsync.service.worker import RunState
 
-FILE_NAME = "status.json"
 FORMAT = 1
+_Parsed = TypeVar("_Parsed")
+_BYTES_MAX = 16 << 20
 _WRITTEN_EVERY_S = 60.0
 _PASSING = frozenset({"doing", "silent_s", "unproved_s", "no_checkpoint_s", "next_try_s"})
 _BLOCK_BYTES, _ROOM_BYTES = 4096, 1024
@@ -217,23 +219,23 @@ def _replace(file: Path, text: bytes) -> None:
         raise
 
 
-def read_states(file: Path, repository: str) -> dict[str, RunState]:
-    """Return each run's state as the last agent on the same repository wrote it; empty if the file is no such file."""
-    try:
-        content = _content(file, repository)
-        return {str(run["run"]): RunState(**{name: _number(run[name]) for name in _KEPT}) for run in content["runs"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def read_states(directory: Path, repository: str) -> dict[str, RunState]:
+    """Return each run's state as the last agent wrote it that kept the run of this repository."""
+
+    def states_in(content: Mapping[str, Any]) -> dict[str, RunState]:
+        return {str(one["run"]): RunState(**{name: _number(one[name]) for name in _KEPT}) for one in content["runs"]}
+
+    return {run: state for states in _read(directory, repository, states_in) for run, state in states.items()}
 
 
-def read_proved_until(file: Path, repository: str) -> dict[str, float]:
+def read_proved_until(directory: Path, repository: str) -> dict[str, float]:
     """Return for each run until when its last agent knew everything to be proved."""
-    try:
-        runs = _content(file, repository)["runs"]
-        known = {str(run["run"]): _number(run.get("proved_until_s")) for run in runs}
-        return {run: float(until_s) for run, until_s in known.items() if until_s is not None}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+
+    def known_in(content: Mapping[str, Any]) -> dict[str, float | None]:
+        return {str(one["run"]): _number(one.get("proved_until_s")) for one in content["runs"]}
+
+    known = {run: until_s for runs in _read(directory, repository, known_in) for run, until_s in runs.items()}
+    return {run: float(until_s) for run, until_s in known.items() if until_s is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +270,24 @@ class AgentSeen:
         return began_s is not None and began_s <= self.started_s + _CLOCK_S
 
 
-def read_agent(file: Path, repository: str) -> AgentSeen | None:
-    """Return what the last agent on this repository wrote; ``None`` if the file is no such file."""
-    try:
-        return agent_in(_content(file, repository))
-    except (OSError, ValueError, KeyError, TypeError):
+def read_agents(directory: Path, repository: str) -> list[AgentSeen]:
+    """Return what the agents on this repository wrote that used the state directory, the last one at the end."""
+    return _read(directory, repository, agent_in)
+
+
+def foremost(agents: Sequence[AgentSeen]) -> AgentSeen | None:
+    """Return the last one that may run, or else the last one."""
+    return max(reversed(agents), key=lambda one: one.is_running() is not False, default=None)
+
+
+def merged(agents: Sequence[AgentSeen]) -> AgentSeen | None:
+    """Return the foremost one, with the runs of all of them."""
+    first = foremost(agents)
+    if first is None:
         return None
+    by_life = sorted(agents, key=lambda one: one.is_running() is not False)
+    runs = {run.run: run for one in by_life for run in one.runs}
+    return replace(first, runs=tuple(runs.values()))
 
 
 def agent_in(content: Mapping[str, Any]) -> AgentSeen:
@@ -283,12 +297,18 @@ def agent_in(content: Mapping[str, Any]) -> AgentSeen:
     return AgentSeen(pid, host, started_s, runs, _number(content.get("written_s")))
 
 
-def _content(file: Path, repository: str) -> Any:
-    """Return what the file holds; raise ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError`` if it is none."""
-    content = json.loads(file.read_bytes())
-    if content["format"] != FORMAT or content["repository"] != repository:
-        raise ValueError("another format, or another repository's")
-    return content
+def _read(directory: Path, repository: str, parse: Callable[[Mapping[str, Any]], _Parsed]) -> list[_Parsed]:
+    """Return what *parse* makes of each status file of this repository, the newest one last; others count as none."""
+    found: list[tuple[float, _Parsed]] = []
+    for file in status_files(directory):
+        try:
+            with file.open("rb") as stream:
+                content = json.loads(stream.read(_BYTES_MAX))
+            if content["format"] == FORMAT and content["repository"] == repository:
+                found.append((_number(content.get("written_s")) or 0.0, parse(content)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return [value for _, value in sorted(found, key=lambda one: one[0])]
 
 
 def _run_seen(run: Mapping[str, Any]) -> RunSeen:

@@ -23,13 +23,13 @@ from typing import Any, Final
 from mlsync.config.model import Config, HookSettings, NotifySettings
 from mlsync.monitor import Monitor
 from mlsync.service.channels import tell
+from mlsync.service.talk.place import NOTICES_FILE, AgentPlace
 from mlsync.tell.event import NoticeEvent
 from mlsync.tell.hooks import HOOKS, run_hook
 from mlsync.tell.letter import Receipt
 from mlsync.tell.onsets import Condition, Onsets
 from mlsync.tell.outbox import Outbox
 
-FILE_NAME: Final = "notices.json"
 _FORMAT: Final = 1
 _FILE_BYTES_MAX: Final = 16 << 20
 _HOOKS_WAITING_MAX: Final = 100
@@ -67,7 +67,7 @@ class Telling:
     def __init__(
         self,
         options: TellOptions,
-        directory: Path,
+        place: AgentPlace,
         monitor: Monitor,
         runs: Collection[str] = (),
         *,
@@ -76,7 +76,7 @@ class Telling:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._options = options
-        self._file = directory / FILE_NAME
+        self._place = place
         self._monitor = monitor
         self._send = send
         self._clock = clock
@@ -221,7 +221,7 @@ class Telling:
     def _read(self) -> tuple[dict[str, NoticeEvent], dict[str, list[NoticeEvent]]]:
         """Return what was told and what waits; a file that is none counts as empty."""
         try:
-            with self._file.open("rb") as stream:
+            with self._file().open("rb") as stream:
                 content = json.loads(stream.read(_FILE_BYTES_MAX))
             if content["format"] != _FORMAT:
                 return {}, {}
@@ -245,13 +245,17 @@ class Telling:
                 self._monitor.notice("warning", text)
             self._has_save_failed = True
 
+    def _file(self) -> Path:
+        return self._place.file(NOTICES_FILE)
+
     def _write(self, text: bytes) -> None:
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".notices-", dir=self._file.parent)
+        file = self._file()
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".notices-", dir=file.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(text)
-            os.replace(temporary, self._file)
+            os.replace(temporary, file)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)

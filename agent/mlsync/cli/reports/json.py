@@ -625,7 +625,7 @@ def status_json(
     configuration: Path | None,
     problem: Error | None,
     repository: str | None,
-    agent: AgentSeen | None,
+    agents: Sequence[AgentSeen],
     runs: Iterable[RunHere],
     following: Sequence[str],
     live: Sequence[Mapping[str, object]] = (),
@@ -634,12 +634,15 @@ def status_json(
 
     *state* is ``none``, ``invalid`` or ``ready``.
     """
+    from mlsync.service.status import foremost  # late: other commands know nothing of agents
+
     return {
         "state": state,
         "configuration": None if configuration is None else path(bytes(configuration)),
         "problem": None if problem is None else error_json(problem),
         "repository": repository,
-        "agent": None if agent is None else _agent_json(agent),
+        "agent": None if (agent := foremost(agents)) is None else _agent_json(agent),
+        "agents": [_agent_json(one) for one in agents],
         "runs": [_run_here_json(run) for run in runs],
         "next": list(following),
         "live": list(live),
@@ -710,6 +713,7 @@ def _agent_json(agent: AgentSeen) -> dict[str, object]:
         "pid": agent.pid,
         "host": agent.host,
         "started": iso(round(agent.started_s * 1e9)),
+        "runs": [run.run for run in agent.runs],
     }
 
 

@@ -1,12 +1,10 @@
 """The agent's socket in its state directory: for the commands of the same user and of root alone.
 
-Several agents may share a state directory, as with one ``mlsync run`` for each GPU. So there are numbered places, and
-each agent holds the lock of its own while it lives: a socket whose lock is free is left over, and is replaced.
+A socket at a place whose lock is free is left over, and is replaced.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
@@ -16,57 +14,42 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
-_PLACES: Final = 64
+from mlsync.service.talk.place import PLACES, AgentPlace
+
 # What sun_path holds, with the zero at its end (unix(7)).
 _PATH_BYTES_MAX: Final = 107
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class LocalSocket:
-    """A listening socket with mode 0600, and the lock that says that its agent lives."""
+    """A listening socket with mode 0600, at the *place* of its agent, whose lock says that the agent lives."""
 
-    def __init__(self, path: Path, listening: socket.socket, lock: int) -> None:
-        self.path = path
+    def __init__(self, place: AgentPlace, listening: socket.socket) -> None:
+        self.path = place.socket
+        self._place = place
         self.listening = listening
-        self._lock = lock
 
     @classmethod
-    def bind(cls, directory: Path) -> Self:
-        """Listen at the first free place in *directory*; raise ``OSError`` if no socket can be there."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for number in range(_PLACES):
-            lock = _locked(directory / f"agent-{number}.lock")
-            if lock is None:
-                continue
-            try:
-                path = directory / f"agent-{number}.sock"
-                return cls(path, _bound(path), lock)
-            except BaseException:
-                os.close(lock)
-                raise
-        raise OSError(f"{_PLACES} agents have sockets there")
+    def bind(cls, place: AgentPlace) -> Self:
+        """Listen at a place that is claimed, or is now; raise ``OSError`` if no socket can be there."""
+        if not place.is_held:
+            place.claim()
+        return cls(place, _bound(place.socket))
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody finds it any more: its directory was deleted or replaced."""
-        held = os.fstat(self._lock)
+        """Whether nobody finds it any more: somebody deleted it."""
         try:
-            there = self.path.with_suffix(".lock").lstat()
-            is_socket = stat.S_ISSOCK(self.path.lstat().st_mode)
+            return not stat.S_ISSOCK(self.path.lstat().st_mode)
         except OSError:
             return True
-        return not is_socket or (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
-
-    def abandon(self) -> None:
-        """Let go of the lock, and leave whatever has the name by now; who listens closes the socket."""
-        os.close(self._lock)
 
     def close(self) -> None:
-        """Remove the socket, and let the next agent have its place."""
+        """Remove the socket, unless another one has its name by now."""
         self.listening.close()
-        with suppress(OSError):
-            self.path.unlink()
-        os.close(self._lock)
+        if not self._place.is_lost:
+            with suppress(OSError):
+                self.path.unlink()
 
 
 def admits_own(connection: socket.socket) -> bool:
@@ -83,7 +66,7 @@ def peer_uid(connection: socket.socket) -> int:
 
 def local_sockets(directory: Path) -> Iterator[Path]:
     """Yield the sockets of agents in *directory*, in the order of their places; some may be left over."""
-    for number in range(_PLACES):
+    for number in range(PLACES):
         path = directory / f"agent-{number}.sock"
         with suppress(OSError):
             if stat.S_ISSOCK(path.lstat().st_mode):
@@ -107,20 +90,6 @@ def connected(path: Path, timeout_s: float, *, uids: Collection[int]) -> socket.
         connection.close()
         raise
     return connection
-
-
-def _locked(path: Path) -> int | None:
-    """Return the descriptor of a lock that is ours now; ``None`` if another process has it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _bound(path: Path) -> socket.socket:

@@ -16,6 +16,7 @@ from mlsync.service.talk.answers import Answers, TalkingAgent
 from mlsync.service.talk.listening import OwnHost, listening_at
 from mlsync.service.talk.local_socket import LocalSocket, admits_own
 from mlsync.service.talk.metrics import write_metrics
+from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.server import Door, TalkServer
 
 _AGAIN_S: Final = 20.0
@@ -31,19 +32,19 @@ class TalkOptions:
 
 
 class Talk:
-    """The socket of an agent in its state *directory*, and its port if one is wanted."""
+    """The socket of an agent at its *place*, and its port if one is wanted."""
 
     def __init__(
         self,
         agent: TalkingAgent,
-        directory: Path,
+        place: AgentPlace,
         monitor: Monitor,
         options: TalkOptions | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agent = agent
-        self._directory = directory
+        self._place = place
         self._monitor = monitor
         self._options = options or TalkOptions()
         self._clock = clock
@@ -60,6 +61,7 @@ class Talk:
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Answer at the socket, and the port, until the context ends; an agent that can have none works without."""
+        is_own = not self._place.is_held
         self._open_local()
         self._listen()
         self._server.start()
@@ -69,13 +71,15 @@ class Talk:
             self._server.stop()
             if self._local is not None:
                 self._local.close()
+            if is_own:
+                self._place.release()
 
     def tick(self) -> None:
         """Write the file of metrics, and try the port again if it was taken; the agent calls this now and then.
 
         A socket that was deleted, with the state directory, is made anew.
         """
-        if self._local is None or self._local.is_lost:
+        if self._local is None or self._local.is_lost or self._place.is_lost:
             self._open_local()
         self._listen()
         file = self._options.metrics_file
@@ -91,15 +95,17 @@ class Talk:
 
     def _open_local(self) -> None:
         if self._local is not None and self._door is not None:
+            # Whatever has the name by now stays.
             self._server.remove(self._door)
-            self._local.abandon()
             self._local = self._door = None
         try:
-            self._local = LocalSocket.bind(self._directory)
+            if self._place.is_lost:
+                self._place.claim()
+            self._local = LocalSocket.bind(self._place)
         except OSError as error:
             if not self._has_no_socket:
                 why = error.strerror or str(error)
-                text = f"mlsync status cannot ask this agent: no socket in {self._directory}: {why}"
+                text = f"mlsync status cannot ask this agent: no socket in {self._place.directory}: {why}"
                 self._monitor.notice("warning", text)
             self._has_no_socket = True
             return
