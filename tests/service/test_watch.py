@@ -19,6 +19,7 @@ from mlsync.service import watch
 from mlsync.service.trigger import Trigger
 from mlsync.service.watch import SILENT_RESCAN_S, Watcher, _Handler, _Queue
 
+TOO_FAST = "changes came faster than their events could be read, so all files are rescanned"
 PATIENCE_S = 20.0
 
 
@@ -391,7 +392,9 @@ def test_dropped_events_count_as_changes(tmp_path, watched):
         watcher._observer.queue.handle_event(InotifyEvent(-1, InotifyConstants.IN_Q_OVERFLOW, 0, b""))
         assert a.within()
         assert b.within()
-    assert [text for _, text in monitor.notices] == ["the kernel dropped change events, so all files are rescanned"]
+    assert [text for _, text in monitor.notices] == [
+        "changes came faster than their events could be read, so all files are rescanned"
+    ]
     (tmp_path / "a/file").write_text("x")
     assert a.within()
 
@@ -411,6 +414,43 @@ def test_an_unmount_is_followed_by_new_watches(tmp_path, watched):
     seen.within(0)
     (tmp_path / "file").write_text("x")
     assert seen.within()
+
+
+def test_tables_of_the_library_that_disagree_cost_one_rescan(tmp_path, watched, capfd):
+    """Where it does not find what it wants to remove, all is watched anew, and no thread ends with a trace."""
+    watcher, monitor, seen = watched(tmp_path)
+    from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent
+
+    before = watcher._observer
+    (emitter,) = before.emitters
+    emitter._inotify._active_callbacks_by_path.clear()
+    before.queue.handle_event(InotifyEvent(-1, InotifyConstants.IN_Q_OVERFLOW, 0, b""))
+    assert seen.within()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while watcher._observer is before or not watcher.watched(tmp_path):
+        assert time.monotonic() < deadline_s
+        seen.within(0.02)
+    seen.within(0.1)
+    (tmp_path / "file").write_text("x")
+    assert seen.within()
+    assert capfd.readouterr().err == ""
+    assert "watching for changes broke off and was started again" in [text for _, text in monitor.notices]
+
+
+def test_a_flood_of_renames_keeps_no_event_waiting_for_seconds(tmp_path, watched):
+    """Of renames whose other half does not come only so many wait; what is dropped counts as changed."""
+    watcher, monitor, seen = watched(tmp_path)
+    from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent
+
+    queue = watcher._observer.queue
+    (emitter,) = watcher._observer.emitters
+    waiting = emitter._inotify._move_event_grouper._queue._queue
+    (number,) = queue._watch_for_wd
+    for cookie in range(3 * watch._WAITING_MAX):
+        queue.handle_event(InotifyEvent(number, InotifyConstants.IN_MOVED_FROM, cookie + 1, b"name"))
+        assert len(waiting) <= watch._WAITING_MAX + watch._EVENTS_BETWEEN_LOOKS
+    assert seen.within()
+    assert [text for _, text in monitor.notices] == [TOO_FAST]
 
 
 def test_a_file_system_that_does_not_report_all_is_rescanned_more_often(tmp_path, watched, monkeypatch):

@@ -31,7 +31,7 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers.api import BaseObserver, ObservedWatch
-from watchdog.observers.inotify import InotifyFullEmitter, InotifyObserver
+from watchdog.observers.inotify import InotifyFullEmitter, InotifyObserver, InotifyWatchGroup
 from watchdog.observers.inotify_c import (
     CallbackId,
     InotifyConstants,
@@ -66,6 +66,11 @@ _VANISHED = (errno.ENOENT, errno.ENOTDIR)
 # Files that changed before, in a directory; of more, the oldest count as new when they change again.
 _KNOWN_MAX: Final = 10_000
 _BROKE_OFF = "watching for changes broke off and was started again"
+# The library looks for the other half of each rename among all events that wait: with more than these it takes seconds
+# for each, at a whole processor, and nothing is noted any more.
+_WAITING_MAX: Final = 4096
+_EVENTS_BETWEEN_LOOKS: Final = 256
+_PAUSE_S: Final = 0.1
 _LOG: Final = logging.getLogger(__name__)
 POLL_S = 2.0
 # How often a directory is rescanned that is on a file system which does not report every change.
@@ -145,8 +150,9 @@ class Watcher:
         """Drop an observer that broke, or that the kernel refused some time ago, so that ``check`` makes a new one."""
         if self._observer is None:
             return
-        broken = not self._observer.works() or self._observer.queue.is_unmounted
-        again = self._observer.queue.refused is not None and time.monotonic() - self._began_s >= RETRY_S
+        queue = self._observer.queue
+        broken = not self._observer.works() or queue.is_unmounted or queue.is_confused
+        again = queue.refused is not None and time.monotonic() - self._began_s >= RETRY_S
         if broken:
             self._warn_once(_BROKE_OFF)
         if broken or again:
@@ -217,7 +223,7 @@ class Watcher:
 
     def _note_lost(self) -> None:
         self._note_all()
-        self._warn_once("the kernel dropped change events, so all files are rescanned")
+        self._warn_once("changes came faster than their events could be read, so all files are rescanned")
 
     def _warn_refusal(self, error: OSError) -> None:
         what, remedy = _LIMITS.get(error.errno or 0, (f"watching failed: {error.strerror or error}", None))
@@ -338,7 +344,10 @@ class _Queue(InotifyFD):
         super().__init__()
         self.refused: OSError | None = None
         self.is_unmounted = False
+        #: Whether the library's tables do not agree any more about what it watches.
+        self.is_confused = False
         self._on_lost = on_lost
+        self._left_until_look = _EVENTS_BETWEEN_LOOKS
 
     def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
         """Remember why it cannot be watched; the library ignores that for all but the topmost directory."""
@@ -356,9 +365,29 @@ class _Queue(InotifyFD):
         """Count everything as changed when the kernel dropped events, or watches with their file system."""
         # It may be mounted again before anybody looks, and would be the same directory by all that stat tells.
         self.is_unmounted = self.is_unmounted or bool(event.mask & InotifyConstants.IN_UNMOUNT)
-        super().handle_event(event)
-        if event.is_queue_overflow:
+        try:
+            super().handle_event(event)
+        except KeyError:
+            # Where names crossed while events were lost, it does not find what it wants to remove.
+            self.is_confused = True
+        self._left_until_look -= 1
+        if event.is_queue_overflow or self.is_confused or (self._left_until_look <= 0 and self._drops_waiting()):
             self._on_lost()
+
+    def _drops_waiting(self) -> bool:
+        """Drop the events that wait, as the kernel does, if they are too many; return whether they were."""
+        self._left_until_look = _EVENTS_BETWEEN_LOOKS
+        with self._lock:
+            groups = {id_: one for watch in self._watch_for_wd.values() for id_, one in watch.callbacks.items()}
+        # The library has no other way to what waits.
+        waiting = [one._move_event_grouper for one in groups.values() if isinstance(one, InotifyWatchGroup)]  # noqa: SLF001
+        full = [grouper for grouper in waiting if len(grouper._queue._queue) > _WAITING_MAX]  # noqa: SLF001
+        for grouper in full:
+            grouper.discard_pending_events()
+        if full:
+            # Whoever renames without a pause is not to cost a processor: meanwhile the kernel drops the rest.
+            time.sleep(_PAUSE_S)
+        return bool(full)
 
 
 class _Emitter(InotifyFullEmitter):
