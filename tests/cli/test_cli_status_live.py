@@ -36,6 +36,16 @@ def test_a_run_that_is_well_has_one_line():
     assert list(live_lines(well, 1000.0)) == ["looks again in 40 s"]
 
 
+def test_what_is_behind_is_said_with_its_seconds():
+    """A save that is not stored has a line, and an old proof another one; what is pending for a moment has none."""
+    behind = {"phase": "running", "lag_s": 45.0, "proof_lag_s": 7500.0}
+    assert list(live_lines(behind, 0.0))[1:] == [
+        "the newest checkpoint is not stored yet; the last stored one is 45 s older",
+        "the last proved checkpoint is 2.1 hours older than the newest",
+    ]
+    assert list(live_lines({"phase": "running", "lag_s": 0.0, "proof_lag_s": 30.0}, 0.0))[1:] == []
+
+
 def test_answers_are_as_documented(saved):
     """With an agent the JSON has its whole answer, all the way down as documented."""
     with answering(saved, proved_s=time.time()) as agent:

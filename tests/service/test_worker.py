@@ -460,3 +460,18 @@ def test_missed_checkpoints_are_told_when_they_become_more(make, tmp_path):
         "5 finished checkpoints",
     ]
     assert worker.state.missed_saves == 5
+
+
+def test_the_lag_is_that_of_saves(make, clock):
+    """A failed pass stores nothing, and a version that is pending is stored."""
+    worker, _ = make(StoreUnavailable("away"), outcome(1), outcome(2, proved=False))
+    clock.now_s += 5
+    worker.trigger.note_save(b"last.pt", has_ended=True)
+    worker._pass()
+    assert worker.behind_s() == (5.0, 5.0)
+    worker._pass()
+    assert worker.behind_s() == (0.0, 0.0)
+    clock.now_s += 10
+    worker.trigger.note_save(b"last.pt", has_ended=True)
+    worker._pass()
+    assert worker.behind_s() == (0.0, 10.0)

@@ -400,6 +400,7 @@ class Agent:
         sleeps = state.phase in ("waiting", "retrying", "locked", "refused") and state.next_try_s != float("inf")
         next_try_s = self._wall() + max(0.0, state.next_try_s - self._clock()) if sleeps else None
         changed_s, now_s = worker.trigger.changes.first_s, self._wall()
+        lag_s, proof_lag_s = worker.behind_s()
         return status.RunStatus(
             worker.job.name,
             worker.job.directory,
@@ -412,6 +413,8 @@ class Agent:
             silent_s=worker.job.heartbeat.age_s if state.phase == "running" else None,
             changed_s=None if changed_s is None else now_s - (self._clock() - changed_s),
             silence_factor=self._options.silence_factor,
+            lag_s=lag_s,
+            proof_lag_s=proof_lag_s,
         )
 
     def _restore_states(self) -> None:

@@ -46,7 +46,8 @@ class RunStatus:
     """One run's part of the status, at *now_s*; *next_try_s* is on the wall clock, ``None`` if no pass is planned.
 
     *silent_s*: for how long a pass that is under way made no progress. *changed_s*: when the first change came that no
-    pass has looked at.
+    pass has looked at. *lag_s* and *proof_lag_s*: by how much the newest save that is stored, and that is proved, is
+    older than the newest one that was seen.
     """
 
     run: str
@@ -60,6 +61,8 @@ class RunStatus:
     silent_s: float | None = None
     changed_s: float | None = None
     silence_factor: float = 0.0
+    lag_s: float = 0.0
+    proof_lag_s: float = 0.0
 
     @property
     def is_silent(self) -> bool:
@@ -364,6 +367,8 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "proved_until_s": _rounded(run.record.proved_until_s),
         "unproved_s": _rounded(run.unproved_s),
         "changed_s": _rounded(run.changed_s),
+        "lag_s": _rounded(run.lag_s),
+        "proof_lag_s": _rounded(run.proof_lag_s),
         "usual_interval_s": _rounded(run.record.usual_interval_s()),
         "no_checkpoint_s": _rounded(run.no_checkpoint_s),
         "hidden": list(run.hidden),

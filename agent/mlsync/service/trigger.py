@@ -91,6 +91,8 @@ class Trigger:
         self.holds = holds
         #: The longest time between two rescans, where changes may go unreported.
         self.rescan_within_s = math.inf
+        #: When the newest finished file of a checkpoint was seen, on the same clock.
+        self.saved_s = -math.inf
         self._clock = clock
         self._before_pass = before_pass
         self._wakeup = threading.Condition()
@@ -122,6 +124,7 @@ class Trigger:
             before = saves.get(place)
             times = _later(None if before is None else before.times, now_s)
             saves[place] = SaveTimes(times, has_ended, is_alone and (before is None or before.is_alone))
+            self.saved_s = now_s
             self._set(replace(self._changes, saves=saves), is_save=True)
         if is_first:
             self._before_pass()

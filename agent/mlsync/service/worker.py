@@ -25,6 +25,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.service.job import Holding, Interruption, RunJob
+from mlsync.service.save_lag import SaveLag
 from mlsync.service.trigger import Asked, Changes, ChangeTimes, SaveTimes, Trigger
 from mlsync.source.paths import display
 
@@ -139,6 +140,7 @@ class Worker:
         self._version_at_s = -math.inf  # when the last version was made, on the monotonic clock
         self._retry_at_s: float | None = None
         self._failure = _NONE
+        self._lag = SaveLag(clock())
         self.thread = threading.Thread(target=self._live, name=f"run-{job.name}", daemon=True)
 
     def start(self) -> None:
@@ -199,6 +201,10 @@ class Worker:
     def request_now(self) -> Asked:
         """Begin a pass as soon as none is under way, and return what says how it ended; any thread may call this."""
         return self.trigger.ask()
+
+    def behind_s(self) -> tuple[float, float]:
+        """Return by how many seconds the newest stored save, and the newest proved one, is behind the newest seen."""
+        return self._lag.behind_s(self.trigger.saved_s)
 
     def hung(self, limit_s: float) -> bool:
         """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
@@ -288,7 +294,7 @@ class Worker:
             return
         self._enter("running")
         self.job.heartbeat.beat()
-        name, state = self.job.name, self.state
+        name, state, seen_s = self.job.name, self.state, self.trigger.saved_s
         try:
             outcome = self.job.run(interruption, deadline_s=deadline_s)
         except SourceMissing as error:
@@ -300,7 +306,7 @@ class Worker:
             self.last = LastPass(str(error) or type(error).__name__)
         else:
             self.last = LastPass(None, outcome.version)
-            self._note(outcome, self._wall())
+            self._note(outcome, self._wall(), seen_s)
         if self.last.error is not None and not interruption.is_set():
             state.last_error = self.last.error
             self._monitor.notice("error", f"{name}: the last pass failed: {self.last.error}")
@@ -334,7 +340,7 @@ class Worker:
 
         Those who *asked* for it learn the outcome, or that of the next one if this is interrupted.
         """
-        began_s = self._wall()
+        began_s, seen_s = self._wall(), self.trigger.saved_s
         outcome: PassResult | None = None
         failed: Exception | None = None
         try:
@@ -348,7 +354,7 @@ class Worker:
             failed = error
             self._survive(error)
         else:
-            self._succeeded(outcome, began_s)
+            self._succeeded(outcome, began_s, seen_s)
         if self._interruption.is_set() and not self.trigger.closed:
             self.trigger.ask_again(asked)
             return
@@ -372,7 +378,7 @@ class Worker:
                 _LOG.error("%s: unexpected error", self.job.name, exc_info=error)
             self._failed(error, None)
 
-    def _succeeded(self, outcome: PassResult, began_s: float) -> None:
+    def _succeeded(self, outcome: PassResult, began_s: float, seen_s: float) -> None:
         state = self.state
         if self._interruption.is_set() and outcome.version is None:
             # Cut short: without a version, files may have changed all the same.
@@ -385,10 +391,12 @@ class Worker:
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
         self._rescan_at_s = self._clock() + min(self._timing.rescan_s, self.trigger.rescan_within_s)
-        self._note(outcome, began_s)
+        self._note(outcome, began_s, seen_s)
 
-    def _note(self, outcome: PassResult, began_s: float) -> None:
+    def _note(self, outcome: PassResult, began_s: float, seen_s: float) -> None:
+        """Note what a pass came to that began then, when the newest save had been seen at *seen_s*."""
         state = self.state
+        self._lag.passed(seen_s, outcome)
         if not outcome.waits:
             # What the directory held when the pass began is in a version now; later changes may not be.
             state.last_pass_s = began_s

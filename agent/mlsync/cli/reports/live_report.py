@@ -38,7 +38,7 @@ def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:
             yield f"{what}; this machine may end soon"
         else:
             left_s = max(0.0, notice["deadline_s"] - now_s)
-            yield f"{what}; THIS MACHINE ENDS IN {f'{left_s:.0f} s' if left_s < _SECONDS_S else duration(left_s)}"
+            yield f"{what}; THIS MACHINE ENDS IN {_span(left_s)}"
 
 
 def channel_lines(agent: Mapping[str, Any]) -> Iterator[str]:
@@ -68,6 +68,11 @@ def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
 
 
 def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    lag_s, proof_lag_s = run.get("lag_s") or 0.0, run.get("proof_lag_s") or 0.0
+    if lag_s >= 1:
+        yield f"the newest checkpoint is not stored yet; the last stored one is {_span(lag_s)} older"
+    if proof_lag_s >= max(_AT_RISK_S, lag_s + 1):
+        yield f"the last proved checkpoint is {_span(proof_lag_s)} older than the newest"
     unproved_s = run.get("unproved_s")
     if unproved_s is not None and unproved_s >= _AT_RISK_S:
         yield f"not yet proved elsewhere: the last {duration(unproved_s)} of training"
@@ -77,6 +82,10 @@ def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:
     if run.get("hidden"):
         numbers = ", ".join(map(str, run["hidden"][:5]))
         yield f"later proofs are missing of version {numbers}; mlsync check names them"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < _SECONDS_S else duration(seconds)
 
 
 def _doing(doing: Mapping[str, Any]) -> str:

@@ -54,6 +54,18 @@ RUN_METRICS: Final = (
         "Seconds of training that are in no proved version yet.",
         lambda run: run.unproved_s,
     ),
+    Metric(
+        "mlsync_run_lag_seconds",
+        "gauge",
+        "By how much the newest stored checkpoint is older than the newest one that was seen.",
+        lambda run: run.lag_s,
+    ),
+    Metric(
+        "mlsync_run_proof_lag_seconds",
+        "gauge",
+        "By how much the newest proved checkpoint is older than the newest one that was seen.",
+        lambda run: run.proof_lag_s,
+    ),
     Metric("mlsync_run_failures", "gauge", "Failed passes in a row.", lambda run: run.state.failures),
     Metric(
         "mlsync_run_silent_seconds",

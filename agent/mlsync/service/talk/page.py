@@ -101,13 +101,15 @@ def _figures(run: RunStatus, versions: Sequence[VersionSeen]) -> str:
     is_proved = state.last_proved_version == state.last_version
     proved = "none" if state.last_version is None else f"{state.last_version}, {'proved' if is_proved else 'pending'}"
     age = "-" if state.last_version_s is None else format_age(run.now_s - state.last_version_s)
-    lag = "not known" if run.unproved_s is None else "none" if run.unproved_s < 1 else f"{run.unproved_s:.0f} s"
+    risk = "not known" if run.unproved_s is None else _seconds(run.unproved_s)
     whole, stored = sum(one.size_bytes for one in versions), sum(one.stored_bytes for one in versions)
     saved = f"{100 * (1 - stored / whole):.0f} % of {size(whole)}" if whole else "-"
     shown = [
         ("last version", proved, "good" if is_proved and state.last_version else "warn"),
         ("made", age, ""),
-        ("not yet proved elsewhere", lag, ""),
+        ("not yet proved elsewhere", risk, ""),
+        ("newest checkpoint ahead of the stored one", _seconds(run.lag_s), ""),
+        ("ahead of the proved one", _seconds(run.proof_lag_s), ""),
         (f"stored by {len(versions)} versions", size(stored), ""),
         ("saved against whole copies", saved, ""),
         ("phase", state.phase, "bad" if state.phase in ("retrying", "locked", "refused") else ""),
@@ -115,6 +117,10 @@ def _figures(run: RunStatus, versions: Sequence[VersionSeen]) -> str:
     return "".join(
         f'<div><dt>{escape(name)}</dt><dd class="{kind}">{escape(text)}</dd></div>' for name, text, kind in shown
     )
+
+
+def _seconds(seconds: float) -> str:
+    return "none" if seconds < 1 else f"{seconds:.0f} s"
 
 
 def _table(versions: Sequence[VersionSeen], now_s: float) -> str:
