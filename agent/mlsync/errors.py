@@ -36,6 +36,8 @@
     |  |- DecisionTaken           93   other writers pin or forget versions of the run at the same time
     |  |- VersionKept             94   a version that must stay cannot be forgotten
     |  |- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
+    |  |- LogMissing             112   no log of a training, or none with a number in it
+    |  |- MetricMissing          113   no metric of that name was logged
     |  |- PruneBlocked            96   prune cannot see all that may name a pack, and deletes none
     |  |- PruneUnconfirmed        97   prune changed nothing, since nobody confirmed it
     |  `- CompactionRefused       98   what is left of packs is more to move than was allowed
@@ -369,6 +371,20 @@ class DecisionsHidden(RepositoryError):
 
     exit_code = 95
     usual_advice = "find out who changed the store; --accept-rollback decides anew on what it shows"
+
+
+class LogMissing(RepositoryError):
+    """A version holds no log of a training that mlsync reads, or none with a number in it."""
+
+    exit_code = 112
+    usual_advice = "mlsync show lists the files of a version; --log PATH names one that is a log"
+
+
+class MetricMissing(RepositoryError):
+    """Nothing of that name was logged."""
+
+    exit_code = 113
+    usual_advice = "mlsync metrics lists the names"
 
 
 class PruneBlocked(RepositoryError):

@@ -17,6 +17,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "restore": "Bring a version back.",
     "versions": "List versions and how far they were proved.",
     "show": "Show the files of a version and their proofs.",
+    "metrics": "Show what the trainer logged.",
     "diff": "Show what changed from one version to another.",
     "pin": "Keep a version for good, under a name.",
     "unpin": "Remove the pin of a version.",

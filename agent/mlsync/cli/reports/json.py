@@ -5,6 +5,7 @@ Those two are made where they are also written to a file: ``service/status.py`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.resealing import ResealingPlan
     from mlsync.upkeep.retained import Retained
     from mlsync.upkeep.rotation import Rotated
+    from mlsync.versions.logs.run_metrics import RunMetrics
     from mlsync.versions.proof_status import ProofStatus, RunVersions
 
 # How many files that are not understood are listed by name; the count says how many there are.
@@ -299,6 +301,41 @@ def show_json(
         "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
         **_not_understood_json(unknown),
     }
+
+
+def metrics_json(metrics: RunMetrics, asked: Sequence[str], last: int) -> dict[str, object]:
+    """Return the value of ``mlsync metrics``: the last rows, all for 0, of the metrics *asked* for, else of all."""
+    names = list(asked) or list(metrics.said.names)
+    return {
+        "run": metrics.stored.root.run,
+        "version": metrics.stored.root.number,
+        "made": iso(metrics.stored.root.created_ns),
+        "log": path(metrics.log.shown),
+        "kind": metrics.said.kind,
+        "names": names,
+        "rows": [
+            {
+                "epoch": _whole(row.epoch),
+                "step": _whole(row.step),
+                "values": {name: _number_json(row.values[name]) for name in names if name in row.values},
+            }
+            for row in metrics.said.rows[-last:]
+        ],
+        "marks": [
+            {"version": mark.version, "epoch": _whole(mark.epoch), "step": _whole(mark.step)} for mark in metrics.marks
+        ],
+        "notes": metrics.said.notes,
+        "other_logs": [path(log.shown) for log in metrics.others],
+    }
+
+
+def _whole(place: float | None) -> float | None:
+    return int(place) if place is not None and place.is_integer() else place
+
+
+def _number_json(value: float) -> float | str:
+    """Return a number; as text what JSON has no number for."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, object]:

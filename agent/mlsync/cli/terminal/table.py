@@ -21,6 +21,7 @@ class _Row:
 class TextTable:
     """Aligned columns; *right* lists the numbers of those that are right-aligned. A column without text is left out.
 
+    A header may have several lines.
     Remarks on rows are a last column if all of them fit beside their rows, else lines below these.
     """
 
@@ -53,7 +54,7 @@ class TextTable:
         # Below the second column
         below = " " * next(iter(widths.values()), 0) + _GAP
         if widths:
-            yield self._aligned(self.headers, widths)
+            yield from self._heading(widths)
         for line in self._lines:
             if isinstance(line, str):
                 yield from ("", *wrap(line, width, rest=_GAP))
@@ -65,14 +66,25 @@ class TextTable:
             if line.remarks and not is_beside:
                 yield from wrap(joined(line.remarks, self.separator), width, first=below, rest=below + _GAP)
 
+    def _heading(self, widths: dict[int, int]) -> Iterator[str]:
+        """Yield the lines of the headers, which end together right above the rows."""
+        parts = [header.split("\n") for header in self.headers]
+        count = max(len(parts[column]) for column in widths)
+        for line in zip(*([""] * (count - len(part)) + part[:count] for part in parts), strict=True):
+            yield self._aligned(line, widths)
+
     def _rows(self) -> list[_Row]:
         return [line for line in self._lines if isinstance(line, _Row)]
 
     def _widths(self) -> dict[int, int]:
         rows = self._rows()
         shown = [column for column in range(len(self.headers)) if any(row.cells[column] for row in rows)]
-        lines = [self.headers, *(row.cells for row in rows)]
-        return {column: max(cells(line[column]) for line in lines) for column in shown}
+        return {
+            column: max(
+                cells(text) for text in (*self.headers[column].split("\n"), *(row.cells[column] for row in rows))
+            )
+            for column in shown
+        }
 
     def _is_beside(self, width: int) -> bool:
         remarks = [self.separator.join(row.remarks) for row in self._rows() if row.remarks]

@@ -13,12 +13,13 @@ from mlsync.formats.libraries.leveldb_table import unmasked
 from mlsync.formats.libraries.protobuf_fields import fields_in
 from mlsync.formats.logs.rows import NAME_CHARS_MAX, LogRow, Rows, TrainingLog
 
-#: Images, graphs and histograms are passed over. Beyond this the scalars of a file are not looked for.
+#: Images, graphs and histograms are passed over. Of a longer file the scalars at its end are read.
 EVENTS_BYTES_MAX: Final = 64 << 20
 _WINDOW_BYTES: Final = 1 << 20
 # A record of scalars is some hundred bytes
 _EVENT_BYTES_MAX: Final = 64 << 10
 _HEAD_BYTES, _SUM_BYTES = 12, 4
+_ZEROS: Final = bytes(5)
 _STEP_SIGN, _WORD = 1 << 63, (1 << 32) - 1
 # Fields of Event, Summary, Summary.Value and TensorProto
 _STEP, _SUMMARY = 2, 5
@@ -30,14 +31,15 @@ _TYPES: Final = {1: "<f", 2: _DOUBLE}
 _EPOCH: Final = ("epoch", "train/epoch")
 
 
-def read_events(files: Iterable[ByteSource]) -> TrainingLog | None:
+def read_events(files: Iterable[ByteSource], bytes_max: int = EVENTS_BYTES_MAX) -> TrainingLog | None:
     """Return the scalars of the event files of one directory, in the order in which the files were begun.
 
     A file that ends inside a record is still being written, or is cut: it is read up to there, as one with damage is.
+    Of each, the last *bytes_max* are read.
     """
     rows = Rows()
     for file in files:
-        for event in _events(file, rows):
+        for event in _events(file, rows, bytes_max):
             try:
                 step, scalars = _scalars(event)
             except ContainerBroken:
@@ -66,36 +68,65 @@ def _in_order(log: TrainingLog) -> TrainingLog | None:
     return TrainingLog(log.kind, tuple(ordered), names, log.notes) if ordered else None
 
 
-def _events(file: ByteSource, rows: Rows) -> Iterator[bytes]:
+def _events(file: ByteSource, rows: Rows, bytes_max: int) -> Iterator[bytes]:
     """Yield the records that are short enough for scalars, up to the end of what is whole."""
-    end = min(file.size_bytes, EVENTS_BYTES_MAX)
-    if end < file.size_bytes:
-        rows.note(f"of events, the first {EVENTS_BYTES_MAX >> 20} MiB of a file are read")
-    window, begin, at = b"", 0, 0
+    window = _Window(file)
+    at, end = 0, file.size_bytes
+    if end > bytes_max:
+        rows.note(f"of events, the last {bytes_max >> 20 or 1} MiB of a file are read")
+        at = _next_record(window, end - bytes_max)
     while at + _HEAD_BYTES <= end:
-        needed = at + _HEAD_BYTES
-        if needed > begin + len(window):
-            window, begin = file.read_at(at, min(_WINDOW_BYTES, end - at)), at
-        head = window[at - begin : needed - begin]
-        (length, summed) = struct.unpack("<QI", head)
-        if crc32c(head[:8]) != unmasked(summed):
+        head = window.read(at, _HEAD_BYTES)
+        if not _is_head(head):
             rows.note("a file of events is damaged, and is read up to there")
             return
-        after = needed + length + _SUM_BYTES
+        length = int.from_bytes(head[:8], "little")
+        after = at + _HEAD_BYTES + length + _SUM_BYTES
         if after > end:
             break
         if length <= _EVENT_BYTES_MAX:
-            if after > begin + len(window):
-                window, begin = file.read_at(at, min(_WINDOW_BYTES, end - at)), at
-            event = window[needed - begin : needed - begin + length]
-            stored = int.from_bytes(window[after - begin - _SUM_BYTES : after - begin], "little")
-            if crc32c(event) != unmasked(stored):
+            event = window.read(at + _HEAD_BYTES, length)
+            if crc32c(event) != unmasked(int.from_bytes(window.read(after - _SUM_BYTES, _SUM_BYTES), "little")):
                 rows.note("a file of events is damaged, and is read up to there")
                 return
             yield event
         at = after
-    if at < file.size_bytes and end == file.size_bytes:
+    if at < end:
         rows.note("a file of events ends inside a record: it is still being written, or is cut")
+
+
+class _Window:
+    """A file that is read forward, with few reads of its source."""
+
+    def __init__(self, file: ByteSource) -> None:
+        self._file = file
+        self._begin = 0
+        self._data = b""
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return the *length* bytes at *at*, fewer at the end of the file."""
+        if not self._begin <= at <= at + length <= self._begin + len(self._data):
+            left = max(self._file.size_bytes - at, 0)
+            self._begin, self._data = at, self._file.read_at(at, min(max(length, _WINDOW_BYTES), left))
+        return self._data[at - self._begin : at - self._begin + length]
+
+
+def _is_head(head: bytes) -> bool:
+    """Return whether these are a record's length and the sum of it."""
+    return crc32c(head[:8]) == unmasked(int.from_bytes(head[8:], "little"))
+
+
+def _next_record(window: _Window, begin: int) -> int:
+    """Return where the first record at or after *begin* is, out of one window; else the end of that."""
+    data = window.read(begin, _WINDOW_BYTES)
+    # Of a length below 16 MiB five bytes are zero
+    at = data.find(_ZEROS, 3)
+    while at >= 0:
+        head = data[at - 3 : at - 3 + _HEAD_BYTES]
+        if head[:3] != _ZEROS[:3] and len(head) == _HEAD_BYTES and _is_head(head):
+            return begin + at - 3
+        at = data.find(_ZEROS, at + 1)
+    return begin + len(data)
 
 
 def _scalars(event: bytes) -> tuple[float, list[tuple[str, float]]]:
@@ -141,8 +172,11 @@ def _number_of(tensor: bytes) -> float | None:
 def _single(data: bytes) -> float:
     """Return a number of single precision, as short as it can be written: 0.1, and not 0.10000000149011612."""
     number: float = struct.unpack("<f", data)[0]
-    short = float(f"{number:.7g}")
-    try:
-        return short if struct.pack("<f", short) == data else number
-    except OverflowError:
-        return number
+    for digits in (6, 7, 8):
+        short = float(f"{number:.{digits}g}")
+        try:
+            if struct.pack("<f", short) == data:
+                return short
+        except OverflowError:
+            break
+    return number

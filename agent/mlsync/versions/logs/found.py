@@ -53,6 +53,12 @@ class FoundLog:
         """When it grew last."""
         return max(entry.mtime_ns for entry in self.entries)
 
+    @property
+    def shown(self) -> bytes:
+        """The path that people see: that of the newest file where several files, or the run itself, would say less."""
+        newest = max(self.entries, key=lambda entry: (entry.mtime_ns, entry.path))
+        return newest.path if self.form == "state" or not self.path else self.path
+
     def is_beside(self, other: FoundLog) -> bool:
         """Return whether both are of one training: the directory of one is that of the other, or holds it."""
         return _holds(self.directory, other.directory) or _holds(other.directory, self.directory)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from mlsync.errors import Damage, StoreError
+from mlsync.errors import Damage
 from mlsync.formats.layout import ByteSource
 from mlsync.formats.logs.json_logs import read_json_lines, read_state
 from mlsync.formats.logs.mlflow_files import read_mlflow
@@ -23,6 +24,7 @@ from mlsync.versions.stored_file import RestoredFile
 _LOGS_MAX: Final = 20
 _FILES_MAX: Final = 200
 _HEAD_BYTES: Final = 64 << 10
+_END_BYTES: Final = 64 << 10
 
 
 def logged_metrics(repository: Repository, stored: StoredVersion, entries: Iterable[Entry]) -> Mapping[str, float]:
@@ -30,7 +32,8 @@ def logged_metrics(repository: Repository, stored: StoredVersion, entries: Itera
 
     They are those of the training that logged last. Where several of its logs have a name, the one that grew last
     counts. TensorBoard's events, which are large, are read only if no other log says anything. A number that is not
-    finite is no metric, and a log that cannot be read says nothing.
+    finite is no metric, and a damaged log says nothing: ``check`` reports it. A store that is away is an error, since
+    who compares versions must not take its silence for an answer.
     """
     del stored  # whose numbers they are; what is sealed beside a version is read by others
     found: dict[str, float] = {}
@@ -40,7 +43,7 @@ def logged_metrics(repository: Repository, stored: StoredVersion, entries: Itera
             break
         try:
             read = read_log(repository, log)
-        except (Damage, StoreError):
+        except Damage:
             continue
         found = ({} if read is None else read.last()) | found
     return {name: number for name, number in found.items() if math.isfinite(number)}
@@ -54,18 +57,29 @@ def of_newest_training(logs: list[FoundLog]) -> list[FoundLog]:
 def read_log(repository: Repository, log: FoundLog) -> TrainingLog | None:
     """Return what a log says, ``None`` if it has no number; raise what the store or a damaged object raises."""
     with repository.reader() as reader:
-        return _READERS[log.form](reader, log)
+        read = _READERS[log.form](reader, log, LOG_BYTES_MAX)
+    is_long = log.form in ("table", "json-lines") and log.entries[0].size_bytes > LOG_BYTES_MAX
+    if read is None or not is_long:
+        return read
+    note = f"of the log, the last {LOG_BYTES_MAX >> 20} MiB are read"
+    return dataclasses.replace(read, notes=(note, *read.notes))
 
 
-def _table(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
-    return read_table(_begin_and_end(_source(reader, log.entries[0])))
+def read_end(repository: Repository, log: FoundLog) -> TrainingLog | None:
+    """Return the last rows of a log, of which few bytes are read; ``None`` if there is no number in them."""
+    with repository.reader() as reader:
+        return _READERS[log.form](reader, log, _END_BYTES)
 
 
-def _json_lines(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
-    return read_json_lines(_begin_and_end(_source(reader, log.entries[0])))
+def _table(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
+    return read_table(_begin_and_end(_source(reader, log.entries[0]), bytes_max))
 
 
-def _state(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
+def _json_lines(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
+    return read_json_lines(_begin_and_end(_source(reader, log.entries[0]), bytes_max))
+
+
+def _state(reader: ChunkReader, log: FoundLog, _bytes_max: int) -> TrainingLog | None:
     """Return what the newest state says that has anything: a later one has the history of those before."""
     for entry in sorted(log.entries, key=lambda entry: entry.mtime_ns, reverse=True)[:_LOGS_MAX]:
         if entry.size_bytes <= LOG_BYTES_MAX:
@@ -75,22 +89,24 @@ def _state(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
     return None
 
 
-def _mlflow(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
+def _mlflow(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
     beginning = len(log.path) + len(b"/metrics/") if log.path else len(b"metrics/")
     files = sorted(log.entries, key=lambda entry: entry.path)[:_FILES_MAX]
     return read_mlflow(
-        (entry.path[beginning:].decode("utf-8", "replace"), _end(_source(reader, entry), LOG_BYTES_MAX // len(files)))
+        (entry.path[beginning:].decode("utf-8", "replace"), _end(_source(reader, entry), bytes_max // len(files)))
         for entry in files
     )
 
 
-def _events(reader: ChunkReader, log: FoundLog) -> TrainingLog | None:
+def _events(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
     # Their names begin with the time at which they were begun
     files = sorted(log.entries, key=lambda entry: entry.path)[-_FILES_MAX:]
+    if bytes_max < LOG_BYTES_MAX:
+        return read_events([_source(reader, files[-1])], bytes_max)
     return read_events(_source(reader, entry) for entry in files)
 
 
-_READERS: Final[Mapping[str, Callable[[ChunkReader, FoundLog], TrainingLog | None]]] = {
+_READERS: Final[Mapping[str, Callable[[ChunkReader, FoundLog, int], TrainingLog | None]]] = {
     "table": _table,
     "json-lines": _json_lines,
     "state": _state,
@@ -103,12 +119,12 @@ def _source(reader: ChunkReader, entry: Entry) -> RestoredFile:
     return RestoredFile(reader, entry, lambda _: None)
 
 
-def _begin_and_end(file: ByteSource) -> bytes:
+def _begin_and_end(file: ByteSource, bytes_max: int) -> bytes:
     """Return a text, without lines in the middle if it is very long: its first line, and its end."""
-    if file.size_bytes <= LOG_BYTES_MAX:
+    if file.size_bytes <= bytes_max:
         return file.read_at(0, file.size_bytes)
     head, newline, _ = file.read_at(0, min(_HEAD_BYTES, file.size_bytes)).partition(b"\n")
-    return head + newline + _end(file, LOG_BYTES_MAX)
+    return head + newline + _end(file, bytes_max)
 
 
 def _end(file: ByteSource, bytes_max: int) -> bytes:
