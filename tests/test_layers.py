@@ -110,6 +110,7 @@ HOMES = {
     "sqlite3": r"mlsync\.source\.(state|state_database)",
     "cryptography": r"mlsync\.(codec\..+|repository\.keys\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
+    "PIL": r"mlsync\.cli\.reports\.metrics_picture",
     "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed
     "crc32c": r"mlsync\.formats\.libraries\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",

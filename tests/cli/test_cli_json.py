@@ -170,6 +170,14 @@ def test_broken_checkpoint_is_as_documented(eventful):
     compare("broken checkpoint", broken, "broken")
 
 
+def test_metrics_are_as_documented(saved):
+    """What a trainer logged, and how far each version has it, has the documented fields."""
+    value = one_value(saved.good("metrics", "--json"))
+    compare("mlsync metrics", value, "metrics")
+    assert [row["values"] for row in value["rows"]] == [{"loss": 0.5}, {"loss": 0.25}]
+    assert [mark["version"] for mark in value["marks"]] == [1, 2]
+
+
 def test_diff_is_as_documented(saved):
     """What changed between two versions, down to tensors that moved, came and went, has the documented fields."""
     model = {"weight": torch.ones(64, 64), "more": torch.ones(3)}
@@ -351,6 +359,8 @@ def test_a_service_is_as_documented(machine):
         (["diff", "9"], "VersionMissing", 15),
         (["diff", "1", "2", "none"], "PathMissing", 19),
         (["restore", "none"], "PathMissing", 19),
+        (["metrics", "--name", "none"], "MetricMissing", 113),
+        (["metrics", "--log", "none"], "LogMissing", 112),
         (["verify", "--version", "9"], "VersionMissing", 15),
         (["check", "--repo", "/nonexistent"], "RepositoryMissing", 10),
         (["check", "--key-file", "/nonexistent"], "PassphraseMissing", 20),

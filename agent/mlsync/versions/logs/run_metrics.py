@@ -52,7 +52,7 @@ def metrics_of(repository: Repository, stored: StoredVersion, path: bytes | None
 
 
 def _at(path: bytes, logs: Iterable[FoundLog], entries: Iterable[Entry]) -> list[FoundLog]:
-    """Return the logs that a path names: the log, one of its files, or a directory above it, in which the newest counts."""
+    """Return the logs that a path names: a log, or one by a file of it, or those below a directory."""
     below = b"" if path == b"." else path + b"/"
     exact = [log for log in logs if path in (log.path, *(entry.path for entry in log.entries))]
     found = exact or [log for log in logs if (log.path + b"/").startswith(below)]
