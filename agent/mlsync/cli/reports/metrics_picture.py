@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mlsync.cli.reports.metric_names import in_order, one_of_each
 from mlsync.cli.reports.metrics_report import PLOTS_MAX, Places, heading, number, places_of, title
-from mlsync.cli.terminal.plot import Span
+from mlsync.cli.terminal.plot import NumberRange
 from mlsync.errors import ConfigInvalid
 from mlsync.versions.logs.run_metrics import RunMetrics
 
@@ -37,8 +37,8 @@ class _Box:
 
     name: str
     top: int
-    across: Span
-    up: Span
+    across: NumberRange
+    up: NumberRange
 
     def x(self, at: float) -> float:
         """Return the pixel of a place along the training."""
@@ -70,7 +70,7 @@ def write_picture(metrics: RunMetrics, asked: Sequence[str], file: Path) -> None
 
 def _drawn(places: Places, names: Sequence[str], head: str, images: Any, drawing: Any, fonts: Any) -> bytes:
     """Return the picture: first the lines, larger and then made small, on which the words are written."""
-    across = Span.over([at for at, _ in places.rows])
+    across = NumberRange.over([at for at, _ in places.rows])
     step = _TITLE_HEIGHT + _HEIGHT
     boxes = [
         _Box(name, _TOP + number * step + _TITLE_HEIGHT, across, _padded(places, name))
@@ -176,14 +176,14 @@ def _write_axis(words: Any, box: _Box, places: Places, font: Any) -> None:
             free = x + half + 8
 
 
-def _padded(places: Places, name: str) -> Span:
+def _padded(places: Places, name: str) -> NumberRange:
     """Return the span of a metric with some room above and below."""
-    span = Span.over([value for _, value in places.points(name)])
+    span = NumberRange.over([value for _, value in places.points(name)])
     pad = (span.high - span.low) * 0.06
-    return Span(span.low - pad, span.high + pad)
+    return NumberRange(span.low - pad, span.high + pad)
 
 
-def _ticks(span: Span) -> Iterator[float]:
+def _ticks(span: NumberRange) -> Iterator[float]:
     """Yield a few round numbers in a span."""
     rough = (span.high - span.low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
@@ -193,5 +193,5 @@ def _ticks(span: Span) -> Iterator[float]:
         yield round(count * step, 12 - math.floor(math.log10(step)))
 
 
-def _part(span: Span, at: float) -> float:
+def _part(span: NumberRange, at: float) -> float:
     return (at - span.low) / (span.high - span.low)

@@ -13,10 +13,10 @@ from typing import Final, Literal, TypeAlias
 from mlsync.app.wrapping import cells, encodable
 from mlsync.cli.reports.metric_names import in_order, is_better_low, is_judged, of_the_model, one_of_each
 from mlsync.cli.terminal import output
-from mlsync.cli.terminal.plot import BRAILLE, PLAIN, Span, Style, axis, curve
+from mlsync.cli.terminal.plot import BRAILLE, PLAIN, NumberRange, Style, axis, curve
 from mlsync.cli.terminal.table import TextTable
 from mlsync.formats.logs.rows import LogRow, TrainingLog
-from mlsync.versions.logs.marks import Mark
+from mlsync.versions.logs.marks import VersionMark
 from mlsync.versions.logs.run_metrics import RunMetrics, listed
 
 Along: TypeAlias = Literal["step", "epoch", "row"]
@@ -66,7 +66,7 @@ class Places:
         return found
 
 
-def places_of(said: TrainingLog, marks: Iterable[Mark]) -> Places:
+def places_of(said: TrainingLog, marks: Iterable[VersionMark]) -> Places:
     """Return where the rows of a log are, by step if it has steps, in order."""
     along: Along = "row"
     if any(row.step is not None for row in said.rows):
@@ -117,8 +117,8 @@ def _style() -> Style:
 
 def plot_lines(places: Places, names: Sequence[str], width: int, style: Style) -> Iterator[str]:
     """Yield plots of some metrics, one under another, with one axis for all below the last."""
-    across = Span.over([at for at, _ in places.rows])
-    spans = {name: Span.over([value for _, value in places.points(name)]) for name in names}
+    across = NumberRange.over([at for at, _ in places.rows])
+    spans = {name: NumberRange.over([value for _, value in places.points(name)]) for name in names}
     labels = {name: (number(span.high), number(span.low)) for name, span in spans.items()}
     gutter = max((len(label) for pair in labels.values() for label in pair), default=0)
     gutter = max(gutter, len("version") - 1)
@@ -150,7 +150,7 @@ def title(name: str, places: Places) -> str:
     return text
 
 
-def _axis_lines(places: Places, across: Span, gutter: int, room: int, style: Style) -> Iterator[str]:
+def _axis_lines(places: Places, across: NumberRange, gutter: int, room: int, style: Style) -> Iterator[str]:
     """Yield the axis with its ends, and below it the versions."""
     bottom, names = axis([(str(version), at) for version, at in places.marks], across, room, style)
     yield " " * (gutter + 1) + bottom

@@ -29,14 +29,14 @@ PLAIN: Final = Style("|", "+", "+", "-", "^", (1, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class NumberRange:
     """The numbers from *low* to *high*, which are finite; of a single one, a bit more to both sides."""
 
     low: float
     high: float
 
     @classmethod
-    def over(cls, numbers: Iterable[float]) -> Span:
+    def over(cls, numbers: Iterable[float]) -> NumberRange:
         """Return the span of some numbers."""
         found = [number for number in numbers if math.isfinite(number)] or [0.0]
         low, high = min(found), max(found)
@@ -53,7 +53,9 @@ class Span:
         return round(min(max(part, 0.0), 1.0) * (count - 1))
 
 
-def curve(points: Iterable[Point], across: Span, along: Span, width: int, height: int, style: Style) -> list[str]:
+def curve(
+    points: Iterable[Point], across: NumberRange, along: NumberRange, width: int, height: int, style: Style
+) -> list[str]:
     """Return *height* lines of *width* characters with the points and lines between them, the highest first."""
     wide, high = style.dots
     columns, rows = width * wide, height * high
@@ -65,7 +67,7 @@ def curve(points: Iterable[Point], across: Span, along: Span, width: int, height
     return ["".join(_character(lit, row, column, style) for column in range(width)) for row in range(height)]
 
 
-def axis(marks: Sequence[tuple[str, float]], across: Span, width: int, style: Style) -> tuple[str, str]:
+def axis(marks: Sequence[tuple[str, float]], across: NumberRange, width: int, style: Style) -> tuple[str, str]:
     """Return the bottom of a plot with marks on it, and below it the names of those for which there is room."""
     bottom = [style.bottom] * width
     names = [" "] * width

@@ -20,7 +20,7 @@ _AT_ONCE: Final = 4
 _FILES_MAX: Final = 20_000
 
 
-class Mark(NamedTuple):
+class VersionMark(NamedTuple):
     """A version, and how far its log of the training goes."""
 
     version: int
@@ -28,11 +28,11 @@ class Mark(NamedTuple):
     step: float | None
 
 
-def marks_of(repository: Repository, run: str, log: FoundLog, numbers: Sequence[int]) -> list[Mark]:
+def marks_of(repository: Repository, run: str, log: FoundLog, numbers: Sequence[int]) -> list[VersionMark]:
     """Return for each of these versions how far its copy of *log* goes, for those that have one."""
-    looked: dict[tuple[tuple[ChunkRef, ...], ...], Mark | None] = {}
+    looked: dict[tuple[tuple[ChunkRef, ...], ...], VersionMark | None] = {}
 
-    def look(number: int) -> Mark | None:
+    def look(number: int) -> VersionMark | None:
         stored = stored_or_none(repository, run, number)
         if stored is None or stored.root.summary.file_count > _FILES_MAX:
             return None
@@ -56,11 +56,11 @@ def _same(log: FoundLog, logs: Iterable[FoundLog]) -> FoundLog | None:
     return next((one for one in logs if (one.form, one.path) == (log.form, log.path)), None)
 
 
-def _end_of(repository: Repository, log: FoundLog) -> Mark | None:
+def _end_of(repository: Repository, log: FoundLog) -> VersionMark | None:
     """Return how far a log goes; the version is not told."""
     folders = [entry.path.rpartition(b"/")[0].rpartition(b"/")[2] for entry in log.entries]
     steps = [int(folder.rpartition(b"-")[2]) for folder in folders if is_trainers_directory(folder)]
     if log.form == "state" and steps:
-        return Mark(0, None, float(max(steps)))  # a state has the whole history, which is not read for this
+        return VersionMark(0, None, float(max(steps)))  # a state has the whole history, which is not read for this
     read = read_end(repository, log)
-    return None if read is None else Mark(0, read.rows[-1].epoch, read.rows[-1].step)
+    return None if read is None else VersionMark(0, read.rows[-1].epoch, read.rows[-1].step)

@@ -15,7 +15,7 @@ from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.versions.decided import decided_of
 from mlsync.versions.logs.found import NAMES, Form, FoundLog, find_logs
-from mlsync.versions.logs.marks import Mark, marks_of
+from mlsync.versions.logs.marks import VersionMark, marks_of
 from mlsync.versions.logs.metrics import of_newest_training, read_log
 
 # The newest versions are marked; each costs a few small reads.
@@ -30,7 +30,7 @@ class RunMetrics:
     stored: StoredVersion
     log: FoundLog
     said: TrainingLog
-    marks: tuple[Mark, ...]
+    marks: tuple[VersionMark, ...]
     others: tuple[FoundLog, ...]
 
 
@@ -63,7 +63,7 @@ def _at(path: bytes, logs: Iterable[FoundLog], entries: Iterable[Entry]) -> list
     return [FoundLog(form, path, path.rpartition(b"/")[0], (entry,)) for entry in files]
 
 
-def _marks(repository: Repository, stored: StoredVersion, log: FoundLog) -> list[Mark]:
+def _marks(repository: Repository, stored: StoredVersion, log: FoundLog) -> list[VersionMark]:
     """Return how far the newest versions up to this one go."""
     run, number = stored.root.run, stored.root.number
     dropped = decided_of(repository, run)
