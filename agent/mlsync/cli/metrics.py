@@ -44,21 +44,21 @@ Examples:
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="Only metrics of that name, or with that in their names; * and ? stand for any text and letter.",
+    help="Only metrics with that in their name; may have * and ?.",
 )
 @click.option("--log", "log_path", metavar="PATH", help="The log or training to read, by its path in the version.")
 @click.option(
     "--last",
     type=click.IntRange(min=0),
     metavar="N",
-    help=f"How many rows to show, the last ones; 0: all. Else {_ROWS}, and all of them with --csv and --json.",
+    help=f"How many rows; 0: all. Else {_ROWS}, or all in CSV and JSON.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV, with a column for each metric.")
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the plots as a picture too; needs Pillow (pip install 'mlsync-agent[plot]').",
+    help="Write the plots as a picture too; needs Pillow.",
 )
 @accept_rollback_option
 @common_options
@@ -74,11 +74,10 @@ def metrics_command(
     png: Path | None,
     accept_rollback: bool,
 ) -> None:
-    """Show what the trainer of RUN logged: plots, and a table of the last rows.
+    """Show what the trainer of RUN logged: plots and a table, with the versions that hold each epoch or step.
 
     This reads Ultralytics' results.csv, Hugging Face's trainer_state.json, Lightning's metrics.csv, TensorBoard's
-    events, MLflow's files and lines of JSON from the last version: the training directory is not needed. The axis of
-    the plots and the last column of the table say which versions hold which epoch or step.
+    events, MLflow's files and lines of JSON, from the last version: the training directory is not needed.
     """
     if as_csv and common.as_json:
         raise click.UsageError("--csv and --json are two forms of one result: give one of them.")
