@@ -66,7 +66,8 @@ def test_all_commands_are_in_groups():
     text = TEXTS["mlsync"]
     for title, names in GROUPS.items():
         section = text.partition(f"{title}:\n")[2]
-        assert [line.split()[0] for line in section.splitlines()[: len(names)]] == list(names)
+        terms = [line[2:].partition("  ")[0] for line in section.splitlines()[: len(names)]]
+        assert [name for term in terms for name in term.split(", ")][: len(names)] == list(names)
     assert len(set(COMMANDS)) == len(COMMANDS)
     assert "mlsync COMMAND --help" in text
 

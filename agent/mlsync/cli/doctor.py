@@ -31,7 +31,7 @@ _HEADINGS: Final = {
 @click.command(
     "doctor",
     cls=Command,
-    short_help="Look at what backups depend on: disks, store, rights, clock, keys.",
+    short_help="Look at disks, store, rights, clock and keys.",
     epilog=_EXAMPLES,
 )
 @click.option("--no-write", is_flag=True, help="Make no test object in the store.")

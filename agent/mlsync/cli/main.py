@@ -57,17 +57,27 @@ class _Commands(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in groups, without lines between them: the whole help is to fit a screen."""
         formatter.write_paragraph()
-        width = max(map(len, COMMANDS))
+        width = max(len(_term(name)) for name in COMMANDS)
         for title, names in GROUPS.items():
             formatter.write_heading(title)
             with formatter.indentation():
-                formatter.write_dl([(f"{name:<{width}}", self._short_help(ctx, name)) for name in names])
+                shown = [name for name in names if not _is_undoing(name)]
+                formatter.write_dl([(f"{_term(name):<{width}}", self._short_help(ctx, name)) for name in shown])
 
     def _short_help(self, ctx: click.Context, name: str) -> str:
         if name in SHORT_HELPS:
             return SHORT_HELPS[name]
         command = self.get_command(ctx, name)
         return "" if command is None else command.get_short_help_str(80)
+
+
+def _is_undoing(name: str) -> bool:
+    """Return whether a command undoes another one, beside which it stands in the list."""
+    return name.startswith("un") and name.removeprefix("un") in COMMANDS
+
+
+def _term(name: str) -> str:
+    return f"{name}, un{name}" if f"un{name}" in COMMANDS else name
 
 
 @click.group(

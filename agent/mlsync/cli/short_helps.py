@@ -9,7 +9,7 @@ from typing import Final
 SHORT_HELPS: Final[Mapping[str, str]] = {
     "demo": "See all of it work, with a real training, in a minute.",
     "init": "Make a repository and a configuration.",
-    "status": "Show what is set up and what to do next, as mlsync alone does.",
+    "status": "Show what is set up and what to do next.",
     "run": "Start a training, restored first and stored to its end.",
     "backup": "Make a version of each run that changed, now.",
     "now": "Have the running agent back up at once.",
@@ -24,7 +24,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "forget": "Leave versions out, until they are removed.",
     "unforget": "Bring forgotten versions back.",
     "prune": "Delete what no version needs.",
-    "doctor": "Look at what backups depend on: disks, store, rights, clock, keys.",
+    "doctor": "Look at disks, store, rights, clock and keys.",
     "notify": "Try the channels that are told of events.",
     "check": "Check every object of the repository.",
     "repair": "Heal lost or damaged objects.",

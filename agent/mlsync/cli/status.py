@@ -53,9 +53,7 @@ def _checked_age(_context: click.Context, _option: click.Parameter, value: str |
         raise click.BadParameter(f"{value!r} is not {allowed}.") from None
 
 
-@click.command(
-    "status", cls=Command, short_help="Show what is set up and what to do next, as mlsync alone does.", epilog=_EXAMPLES
-)
+@click.command("status", cls=Command, short_help="Show what is set up and what to do next.", epilog=_EXAMPLES)
 @click.option("--watch", "is_watched", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @click.option(
     "--max-age",
