@@ -47,6 +47,21 @@ def test_no_repository_before_a_passphrase_is_wanted(fresh):
     assert done.status == 10
 
 
+def test_init_makes_the_repository_that_a_configuration_names(fresh):
+    """Without a URL ``mlsync init`` makes what the configuration names, as the messages advise, and changes no file."""
+    write_training(fresh.training)
+    fresh.configure()
+    before = fresh.configuration.read_bytes()
+    for option, value in (("--watch", fresh.training), ("--endpoint-url", "http://127.0.0.1")):
+        done = fresh.run("init", option, value)
+        assert (done.status, str(fresh.configuration) in done.err) == (2, True)
+        assert not fresh.repository.exists()
+    fresh.good("init")
+    assert fresh.configuration.read_bytes() == before
+    fresh.good("backup")
+    assert fresh.run("init").status == 11
+
+
 def test_init_refuses_a_repository(saved):
     """``mlsync init`` on a repository ends with 11, says so, writes no configuration, and leaves all as it was."""
     before = content(saved.repository)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +26,7 @@ from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, ref
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
 from mlsync.config.environment import variable_of
-from mlsync.config.load import load, load_with, place_to_write
+from mlsync.config.load import find_config, load, load_with, place_to_write
 from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
@@ -45,6 +46,7 @@ _WHAT_IS_AT_STAKE: dict[SlotKind, str] = {
     "aws-kms": "Nothing opens without the key of AWS KMS. Add a second way in, in case that key is deleted: "
     "mlsync key add --recovery",
 }
+_UNCHANGED = "nothing was changed; give --config FILE"
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs --agent
@@ -80,27 +82,23 @@ def init_command(
     """Make a repository at URL and write a commented configuration file.
 
     URL is /path, file:///path or s3://bucket/prefix. WITHOUT THE PASSPHRASE NOTHING CAN BE RESTORED: keep a copy of it
-    away from this machine. The configuration goes to --config FILE, or else to where all commands look for it.
+    away from this machine. The configuration goes to --config FILE, or else to where all commands look for it. Without
+    URL, make the repository that the configuration names, and leave the configuration as it is.
     """
+    kept = _kept(common, watches) if url is None and common.repo is None and not if_missing else None
     if then_agent:
-        _refuse_agent(common, watches)
+        _refuse_agent(common, watches, kept)
     node_key = None if write_only is None else Path(os.path.abspath(write_only))
     if node_key is not None:
         refuse_taken(node_key)
     monitor = common.monitor()
-    named = _one_url(url, common.repo, os.environ if if_missing else {})
-    # The environment's keys count here as they do for every other command, the passphrase's file for one.
-    config = load_with(None, repository=named)
-    config = dataclasses.replace(config, s3=common.s3(config.s3))
-    if config.repository_directory is not None and common.s3() != S3Settings():
-        advice = "for a bucket write s3://bucket/prefix"
-        raise ConfigInvalid("S3 options for a repository in a directory", where=config.repository, advice=advice)
+    config = _config(common, kept, lambda: _one_url(url, common.repo, os.environ if if_missing else {}))
     if if_missing and _is_left(common, config, watches, node_key, monitor, then_agent=then_agent):
         return
-    place = _place(common.config)
+    place = kept or _place(common.config)
     shared_with = group_for(group, config, monitor)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
-    with drafted(place, text, where=None, advice="nothing was changed; give --config FILE") as draft:
+    with nullcontext() if kept else drafted(place, text, where=None, advice=_UNCHANGED) as draft:
         refuse_existing(config, monitor)
         if config.repository_directory is not None:
             refuse_unwritable(config.repository_directory)
@@ -117,7 +115,8 @@ def init_command(
             repository_id = session.repository.repository_id.hex()
             if node_key is not None:
                 make_key_file(session.repository, node_key)
-        os.rename(draft, place)
+        if draft is not None:
+            os.rename(draft, place)
     _report(common, config, found[0], place, repository_id, node_key, then_agent=then_agent)
     if then_agent:
         become_agent(common, place, found[0])
@@ -152,7 +151,7 @@ def _is_left(
             raise ConfigInvalid(f"there is a configuration for {written} already", where=str(place), advice=advice)
     else:
         text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
-        with drafted(place, text, where=None, advice="nothing was changed; give --config FILE") as draft:
+        with drafted(place, text, where=None, advice=_UNCHANGED) as draft:
             os.rename(draft, place)
     if common.as_json:
         made = {"repository": config.repository, "id": found_id.hex(), "config": str(place), "write_only_key": None}
@@ -194,9 +193,9 @@ def _report(
             _print_next(place)
 
 
-def _refuse_agent(common: Common, watches: tuple[Path, ...]) -> None:
+def _refuse_agent(common: Common, watches: tuple[Path, ...], kept: Path | None) -> None:
     refuse_json(common)
-    if not watches:
+    if not watches and (kept is None or not load(kept).watches):
         raise ConfigInvalid("--agent without a directory to watch", advice="give --watch DIR")
 
 
@@ -206,6 +205,32 @@ def _say_what_a_passphrase_is() -> None:
         "can reset it: WITHOUT IT NOTHING CAN BE RESTORED. Keep a copy of it elsewhere.",
         err=True,
     )
+
+
+def _kept(common: Common, watches: tuple[Path, ...]) -> Path | None:
+    """Return the configuration that all commands would use, if there is one; it already says all that options could."""
+    try:
+        place = Path(os.path.abspath(find_config(common.config)))
+    except ConfigInvalid:
+        return None
+    for option, is_given in {"--watch": bool(watches), "S3 options": common.s3() != S3Settings()}.items():
+        if is_given:
+            advice = "say it there, or give URL and another --config FILE"
+            raise ConfigInvalid(f"{option} beside a configuration that is there", where=str(place), advice=advice)
+    return place
+
+
+def _config(common: Common, kept: Path | None, url: Callable[[], str]) -> Config:
+    """Return the settings by which the repository is made."""
+    if kept is not None:
+        return load_with(kept)
+    # The environment's keys count here as they do for every other command, the passphrase's file for one.
+    config = load_with(None, repository=url())
+    config = dataclasses.replace(config, s3=common.s3(config.s3))
+    if config.repository_directory is not None and common.s3() != S3Settings():
+        advice = "for a bucket write s3://bucket/prefix"
+        raise ConfigInvalid("S3 options for a repository in a directory", where=config.repository, advice=advice)
+    return config
 
 
 def _one_url(url: str | None, repo: str | None, environ: Mapping[str, str]) -> str:
