@@ -83,7 +83,7 @@ def init_command(
 
     URL is /path, file:///path or s3://bucket/prefix. WITHOUT THE PASSPHRASE NOTHING CAN BE RESTORED: keep a copy of it
     away from this machine. The configuration goes to --config FILE, or else to where all commands look for it. Without
-    URL, make the repository that the configuration names, and leave the configuration as it is.
+    URL, make the repository that one there names.
     """
     kept = _kept(common, watches) if url is None and common.repo is None and not if_missing else None
     if then_agent:
