@@ -350,7 +350,7 @@ def test_a_service_is_as_documented(machine):
 @pytest.mark.parametrize(
     ("arguments", "kind", "status"),
     [
-        (["init"], "ConfigInvalid", 2),
+        (["init"], "RepositoryExists", 11),
         (["init", "{url}", "--config", "o.toml"], "RepositoryExists", 11),
         (["backup", "none"], "ConfigInvalid", 2),
         (["agent", "--config", "none"], "ConfigInvalid", 2),

@@ -154,7 +154,8 @@ def _refuse_second(config: Config) -> None:
     for seen in status.read_agents(config.state_directory, config.repository):
         if seen.is_running() and seen.pid != os.getpid() and wanted <= {one.run for one in seen.runs}:
             advice = "mlsync status shows what it does; stop it before you start another one"
-            raise RunLocked("an agent keeps watch over these runs already", where=f"process {seen.pid}", advice=advice)
+            what = f"an agent keeps watch over {', '.join(sorted(wanted))} already"
+            raise RunLocked(what, where=f"process {seen.pid}", advice=advice)
 
 
 def _find(config: Config, find: Callable[[Config], object]) -> Error | None:
