@@ -1,12 +1,17 @@
 """Latency: how long after the end of a save is a checkpoint in a version, and which checkpoints are in none?
 
     python bench/latency.py [--minutes 2] [--quickly] [--quick]
+    python bench/latency.py --busy 2 [--before COMMIT]
 
 A simulated trainer saves as Hugging Face's does: a directory per step, the state last, and then it deletes what is
 older than the last two saves. An agent watches it. Three scenes: the trainer alone, beside a log that is closed every
 0.7 s, and with a store behind a slow network, where each save takes longer to store than to make. Told of each: saves
 that are in a version, the median and the 95th percentile of the seconds from the end of a save to the version in the
 agent's log, and versions that hold no new checkpoint. Writes results/latency.json.
+
+With --busy there is one other scene: a save every 5 s, while so many loops for each processor, in a session of their
+own as a training's threads are, leave no processor idle. With --before the agent of an older commit plays it first.
+Writes results/latency_busy.json.
 """
 
 from __future__ import annotations
@@ -26,11 +31,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import report
 from far_network import FarNetwork
+from peers import source_of
 from sink import BUCKET, Sink
 
+SOURCE = Path(__file__).parent.parent / "agent"
 LIMIT = 2
 LOG_EVERY_S = 0.7
 MADE = re.compile(r"yolo: version (\d+) in ")
@@ -55,6 +63,7 @@ class Scene:
     mib: int = 12
     has_log: bool = False
     mb_per_s: float = 0.0
+    loops: int = 0
 
 
 SCENES = (
@@ -77,26 +86,58 @@ def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=None, help="how long each scene is; default 2, quick: 0.4")
     parser.add_argument("--quickly", action="store_true", help="an agent that does not stand behind all others")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="only beside N loops for each processor")
+    parser.add_argument("--before", metavar="COMMIT", default=None, help="with --busy also the agent of this commit")
     arguments = parser.parse_args()
-    minutes = arguments.minutes or (0.4 if arguments.quick else 2)
+    seconds = 60 * (arguments.minutes or (0.4 if arguments.quick else 2))
     results = {}
-    for scene in SCENES:
-        with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
-            results[scene.name] = played(scene, Path(scratch), minutes * 60, quickly=arguments.quickly)
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
+        for name, scene, source in _scenes(arguments, Path(scratch)):
+            base = Path(scratch) / "scene"
+            base.mkdir()
+            results[name] = played(scene, base, seconds, quickly=arguments.quickly, source=source)
+            shutil.rmtree(base)
     columns = ["scene", "saves", "in a version", "median s", "p95 s", "versions", "without a new checkpoint"]
     rows = [[name, *(one[key] for key in KEYS)] for name, one in results.items()]
     report.show("From the end of a save to a version", columns, rows)
-    report.write(
-        "latency",
-        {"minutes": minutes, "quickly": arguments.quickly, "load": os.getloadavg(), "scenes": results},
-        arguments,
-    )
+    told = {"minutes": seconds / 60, "quickly": arguments.quickly, "load": load, "scenes": results}
+    if arguments.busy:
+        told |= {"loops_for_each_processor": arguments.busy, "before": arguments.before}
+    report.write("latency_busy" if arguments.busy else "latency", told, arguments)
+
+
+def _scenes(arguments: Any, scratch: Path) -> Iterator[tuple[str, Scene, Path]]:
+    """What is played: a name, the scene, and where the agent's program lies."""
+    if not arguments.busy:
+        yield from ((one.name, one, SOURCE) for one in SCENES)
+        return
+    loops = arguments.busy * (os.cpu_count() or 1)
+    scene = Scene("all processors busy", every_s=5.0, loops=loops)
+    if arguments.before is not None:
+        yield f"{scene.name}, before", scene, source_of(arguments.before, scratch / "before")
+    yield scene.name, scene, SOURCE
+
+
+@contextmanager
+def _busy(loops: int) -> Iterator[None]:
+    """So many loops in one session, which is not this process's."""
+    words = "import os, sys\nfor _ in range(int(sys.argv[1]) - 1):\n  if not os.fork(): break\nwhile True: pass"
+    if not loops:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", words, str(loops)], start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 KEYS = ("saves", "captured", "median_s", "p95_s", "versions", "versions_without_checkpoint")
 
 
-def played(scene: Scene, base: Path, seconds: float, *, quickly: bool) -> dict[str, object]:
+def played(scene: Scene, base: Path, seconds: float, *, quickly: bool, source: Path) -> dict[str, object]:
     """What came of a scene."""
     (base / "run").mkdir()
     (base / "key").write_bytes(bytes(range(32)))
@@ -109,12 +150,13 @@ def played(scene: Scene, base: Path, seconds: float, *, quickly: bool) -> dict[s
             **more,
             "HOME": str(base),
             "MLSYNC_CONFIG": str(base / "mlsync.toml"),
+            "PYTHONPATH": str(source),
         }
         words = ["init", repository, "--key-file", str(base / "key"), "--config", str(base / "none.toml")]
         _mlsync(words, environment)
-        with _agent(environment, seen, ["--quickly"] if quickly else []):
+        with _agent(environment, seen, ["--quickly"] if quickly else []), _busy(scene.loops):
             _train(scene, base / "run", seconds, seen)
-            time.sleep(10 if scene.mb_per_s == 0 else 40)
+            time.sleep(40 if scene.mb_per_s or scene.loops else 10)
         held = {number: _steps(number, environment) for number in sorted(seen.made_s)}
     return _told(seen, held)
 

@@ -62,6 +62,17 @@ def test_threads_and_processes_stand_back_with_it(started):
     os.killpg(child, 9)
 
 
+def test_threads_that_are_there_stand_back_too(started):
+    """What a library started when it was loaded keeps no higher priority."""
+    what = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nstand_back()"
+    process = started(what)
+    assert process.stdout.readline() == "ready\n"
+    threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+    assert len(threads) == 2
+    seen = {(os.sched_getscheduler(one), os.getpriority(os.PRIO_PROCESS, one)) for one in threads}
+    assert seen == {(LAST.policy, LAST.nice)}
+
+
 def test_who_does_not_stand_back_is_not_followed(started):
     """A child of a process that is quick stays as it is."""
     before = standing_of(os.getpid())
@@ -100,7 +111,7 @@ def test_what_the_kernel_refuses_is_left_as_it_is(started):
     """Where no call and no file is granted, nothing fails, and the description says so."""
     what = (
         "def refuse(*_): raise PermissionError(1, 'no')\n"
-        "os.sched_setscheduler = os.nice = refuse\nAUTOGROUP = '/nonexistent'\n_IOPRIO_SET = {}\n"
+        "os.sched_setscheduler = os.setpriority = refuse\nAUTOGROUP = '/nonexistent'\n_IOPRIO_SET = {}\n"
         "stand_back()\nprint(describe(), flush=True)"
     )
     process = started(what)

@@ -32,9 +32,10 @@ from mlsync.errors import (
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.service import pass_process
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat, Interruption
-from mlsync.service.pass_process import LookRequest, PassProcess, PassRequest
+from mlsync.service.pass_process import Bounds, PassProcess, PassRequest
 from mlsync.source.finished import finished_file
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.key_slots import add_slot
@@ -75,10 +76,10 @@ class Place:
         self.now_s = 1000.0
         self.jobs: list[BackupJob] = []
 
-    def job(self, secret: bytes = SECRET) -> BackupJob:
+    def job(self, secret: bytes = SECRET, *, gently: bool = False) -> BackupJob:
         """A job on the run, as the agent makes it."""
         opener = RepositoryOpener(self.config, Passphrase(secret))
-        self.jobs.append(BackupJob(opener, self.watch, clock=lambda: self.now_s))
+        self.jobs.append(BackupJob(opener, self.watch, gently=gently, clock=lambda: self.now_s))
         return self.jobs[-1]
 
     def write(self, name: str, content: bytes) -> None:
@@ -130,15 +131,55 @@ def test_the_process_gets_what_the_agent_holds(place):
     assert job.holds.taken() == ()
 
 
-def test_a_gentle_process_is_last_in_line_before_it_is_asked(place):
-    """A process that gives way although the agent does not has the lowest priority when it serves its first request."""
-    process = PassProcess("yolo", Heartbeat(), gently=True)
-    try:
-        process.ask(LookRequest(place.config), threading.Event())
-        tasks = os.listdir(f"/proc/{process.pid}/task")
-        assert {os.getpriority(os.PRIO_PROCESS, int(task)) for task in tasks} == {19}
-    finally:
-        process.close()
+def priorities(pid):
+    """The nice values of a process's threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir(f"/proc/{pid}/task")}
+
+
+def test_a_process_gives_way_with_its_first_gentle_pass(place):
+    """It loads with the agent's priority, all its threads are last in line from the first pass on, and it stays."""
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        pytest.skip("the tests have a low priority already")
+    job = place.job(gently=True)
+    job.hold()
+    job.prepare()
+    pid = job._process.pid
+    assert priorities(pid) == {0}
+    for number in (1, 2):
+        place.write("a.txt", bytes(number))
+        assert passed(job).version == number
+        assert job._process.pid == pid
+        assert priorities(pid) == {19}
+
+
+def test_a_pass_with_a_deadline_gives_way_to_nobody(place):
+    """A process that gave way has no priority to give back: another one makes such a pass, and goes on after it."""
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        pytest.skip("the tests have a low priority already")
+    job = place.job(gently=True)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    gentle = job._process.pid
+    place.write("a.txt", b"22")
+    assert job.run(threading.Event(), deadline_s=time.monotonic() + 600, goes_on=True).version == 2
+    urgent = job._process.pid
+    assert (urgent != gentle, priorities(urgent)) == (True, {0})
+    # The notice was withdrawn.
+    place.write("a.txt", b"333")
+    assert passed(job).version == 3
+    assert (job._process.pid, priorities(urgent)) == (urgent, {19})
+
+
+def test_an_agent_that_is_last_in_line_keeps_its_process(place, monkeypatch):
+    """Where nothing can be gained, as in a unit with Nice=19, no process starts anew for a pass with a deadline."""
+    monkeypatch.setattr(pass_process, "stands_back", lambda: True)
+    job = place.job(gently=True)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    pid = job._process.pid
+    place.write("a.txt", b"22")
+    assert job.run(threading.Event(), deadline_s=time.monotonic() + 600, goes_on=True).version == 2
+    assert job._process.pid == pid
 
 
 def test_one_process_makes_version_after_version(place):
@@ -311,6 +352,44 @@ def test_a_killed_process_costs_one_pass(place):
     job._process._process.wait()
     place.write("a.txt", b"22")
     assert passed(job).version == 2
+
+
+def test_a_process_that_somebody_stopped_is_ended_and_replaced(place):
+    """After its time in SIGSTOP it counts as killed, the error says why, and the next pass has another process."""
+    job = place.job()
+    job._process._bounds = Bounds(stopped_s=0.5)
+    passed(job)
+    place.write("a.txt", b"1")
+    thread, process, came = begin(job, threading.Event())
+    thread.join(PATIENCE_S)
+    assert process.poll() == -signal.SIGKILL
+    assert (type(came[0]), "was stopped (SIGSTOP) for" in str(came[0])) == (ProcessKilled, True)
+    assert passed(job).version == 1
+
+
+def test_a_process_without_progress_is_ended(place):
+    """Whatever it waits for, it is ended after its time, so that the next pass tries anew."""
+    job = place.job()
+    passed(job)
+    job._process._bounds = Bounds(silent_s=0.5)
+    _, process, came = begin(job, threading.Event())
+    wait_until(lambda: bool(came))
+    assert (process.poll(), "made no progress for" in str(came[0])) == (-signal.SIGKILL, True)
+
+
+def test_time_in_which_the_agent_was_stopped_does_not_count(monkeypatch):
+    """Who slept for an hour ends no process for its silence."""
+    now_s = 0.0
+    monkeypatch.setattr(pass_process.time, "monotonic", lambda: now_s)
+    patience = pass_process._Patience(os.getpid(), Bounds(silent_s=10.0), "backs up")
+    now_s = 3600.0
+    patience.unheard()
+    for _ in range(3):
+        now_s += 1.0
+        patience.unheard()
+    patience.heard()
+    now_s += 3600.0
+    patience.unheard()
 
 
 def test_a_stop_reaches_the_flow(place):

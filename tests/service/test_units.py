@@ -47,7 +47,7 @@ def test_systemd_understands_the_unit(name, tmp_path):
 
 # Root's unit is what the project promises; of the user's all that its manager can do is done.
 @pytest.mark.parametrize(
-    ("name", "most"), [*zip(NAMES, (2.0, 6.3), strict=True), *((name, 2.0) for name in (TEMPLATE, *TIMED))]
+    ("name", "most"), [*zip(NAMES, (2.0, 6.4), strict=True), *((name, 2.0) for name in (TEMPLATE, *TIMED))]
 )
 def test_systemd_finds_the_unit_hardened(name, most, tmp_path):
     """``systemd-analyze security`` counts no more against a unit than the README says."""
@@ -99,18 +99,23 @@ def test_a_gpu_opens_its_devices_and_no_more():
     assert all(re.fullmatch(r"DeviceAllow=char-nvidia(-[a-z]+)? rw", line) for line in devices)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_the_units_cannot_refuse_is_not_needed(name):
-    """Priorities are set by the unit as the program would, which then may not touch them."""
-    settings = {key: value(name, key) for key in ("Nice", "CPUSchedulingPolicy", "IOSchedulingClass")}
+def test_priorities_are_set_where_they_cannot_be_changed():
+    """The machine's unit sets what the program would, which then may not touch it: in its group only weights count."""
+    settings = {key: value(NAMES[0], key) for key in ("Nice", "CPUSchedulingPolicy", "IOSchedulingClass")}
     assert settings == {"Nice": "19", "CPUSchedulingPolicy": "batch", "IOSchedulingClass": "idle"}
-    assert "SystemCallFilter=~@resources" in (UNITS / name).read_text()
+    assert "SystemCallFilter=~@resources" in (UNITS / NAMES[0]).read_text()
+
+
+def test_a_users_unit_leaves_priorities_to_the_program():
+    """Where nice values may be what counts, passes load their program before they lower their own."""
+    text = (UNITS / NAMES[1]).read_text()
+    assert re.findall(r"^(?:Nice|CPUSchedulingPolicy|SystemCallFilter=~@resources).*", text, re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_units_weigh_little_beside_all_else(name):
     """A weight counts among siblings only: the units stand at the top, beside the slices of services and of logins."""
-    assert (value(name, "Slice"), value(name, "CPUWeight")) == ("-.slice", "1")
+    assert (value(name, "Slice"), value(name, "CPUWeight")) == ("-.slice", "10")
 
 
 @pytest.mark.parametrize("name", NAMES)

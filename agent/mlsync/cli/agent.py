@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 from mlsync.app.proof_user import refuse_untrusted_programs
-from mlsync.cli.arguments.gently import describe_priorities, give_way
 from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.terminal import output
@@ -66,8 +65,6 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool, log_f
     at all runs each hour, and waits for a repository that is away. With --repo and --watch it needs no configuration.
     "mlsync service install" starts it with the machine.
     """
-    if gently:
-        give_way()
     config = common.watching_configuration(watches)
     refuse_untrusted_programs(config)
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
@@ -79,16 +76,14 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool, log_f
     away = _find(config, lambda _config: opener.opened(threading.Event()))
     if away is not None:
         monitor.notice("warning", _waiting(config, away))
-    if common.verbose and gently:
-        monitor.notice("info", describe_priorities())
-    agent = _keep_watch(lambda: common.watching_configuration(watches), opener, monitor)
+    agent = _keep_watch(lambda: common.watching_configuration(watches), opener, monitor, gently=gently)
     if common.as_json:
         common.emit(agent.as_json())
     if agent.listen_failed is not None:
         raise agent.listen_failed
 
 
-def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: Monitor) -> Agent:
+def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: Monitor, *, gently: bool) -> Agent:
     """Return the agent that was told to end; each one before it gave way to one with a changed configuration."""
     notifier, unheard = Notifier.from_environment(), b""
     while True:
@@ -101,7 +96,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
 
         _announce(opener, monitor)
         prune = DailyPrune(config, monitor)
-        jobs = [BackupJob(opener, watch, prune=prune) for watch in config.watches]
+        jobs = [BackupJob(opener, watch, gently=gently, prune=prune) for watch in config.watches]
         agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
         prune.told = agent.news.pruned
         for one in at_start(config):

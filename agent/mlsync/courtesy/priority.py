@@ -18,6 +18,7 @@ import ctypes
 import errno
 import os
 import platform
+import threading
 import time
 
 NICE_LAST = 19
@@ -35,19 +36,35 @@ _POLICY_NAMES = {os.SCHED_BATCH: "batch", os.SCHED_IDLE: "idle"}
 
 
 def stand_back() -> None:
-    """Lower the priority of this thread, and so of every thread and process that it starts from now on.
+    """Lower the priority of this process, and so of every thread and process that it starts from now on.
 
-    Call it before there are other threads: everything except the session's weight belongs to one thread.
+    Everything except the session's weight belongs to one thread, and libraries start some when they are loaded.
     """
+    # This one first: what it starts meanwhile inherits the priority, and needs no other look.
+    _lower(0)
+    for thread in _other_threads():
+        _lower(thread)
+    follow()
+
+
+def _other_threads() -> list[int]:
+    me = threading.get_native_id()
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task") if int(name) != me]
+    except OSError:
+        return []
+
+
+def _lower(thread: int) -> None:
+    """Lower the priority of a thread, 0 for this one; it may have ended."""
     # SCHED_BATCH never preempts a thread that wakes up. SCHED_IDLE would yield a little more, but on a busy processor
     # it gets a fifth of what nice 19 gets, too little to finish a pass: decision 57.
-    if os.sched_getscheduler(0) != os.SCHED_IDLE:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with contextlib.suppress(OSError):
-        os.nice(NICE_LAST)  # adds, and ends at 19
-    _ioprio(_IOPRIO_SET, _IOPRIO_CLASS_IDLE << _IOPRIO_CLASS_SHIFT)
-    follow()
+        if os.sched_getscheduler(thread) != os.SCHED_IDLE:
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, NICE_LAST)
+    _ioprio(_IOPRIO_SET, _IOPRIO_CLASS_IDLE << _IOPRIO_CLASS_SHIFT, thread=thread)
 
 
 def follow() -> None:
@@ -134,11 +151,11 @@ def _session_of(pid: str) -> int:
         return -1
 
 
-def _ioprio(numbers: dict[str, int], *value: int) -> int:
-    """Return this thread's I/O class, or set it to *value*; the C library has no function for that."""
+def _ioprio(numbers: dict[str, int], *value: int, thread: int = 0) -> int:
+    """Return a thread's I/O class, 0 for this one's, or set it to *value*; the C library has no function for that."""
     number = numbers.get(platform.machine())
     if number is None:
         return 0
-    words = [ctypes.c_int(word) for word in (_IOPRIO_WHO_PROCESS, 0, *value)]
+    words = [ctypes.c_int(word) for word in (_IOPRIO_WHO_PROCESS, thread, *value)]
     answer: int = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *words)
     return max(answer, 0)

@@ -24,7 +24,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
 from mlsync.service.heartbeat_url import HeartbeatUrl
-from mlsync.service.job import RunJob
+from mlsync.service.job import RunJob, hung_after_s
 from mlsync.service.news import News
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
@@ -57,7 +57,6 @@ class AgentOptions:
     every: Every = HOURLY
     timing: Timing = field(default_factory=Timing)
     stop_within_s: float = 25.0
-    # Far above the longest silence of a healthy pass, which is a proof on a slow device or a store's retries.
     hung_after_s: float = 1800.0
     silence_factor: float = 0.0
     preemption: PreemptionOptions | None = None
@@ -76,7 +75,7 @@ class AgentOptions:
             every=agent.every,
             timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s, agent.join_logs_s),
             stop_within_s=agent.stop_within_s,
-            hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
+            hung_after_s=hung_after_s(config.proof.timeout_s),
             silence_factor=agent.silence_factor,
             preemption=PreemptionOptions.of(config),
             heartbeat_url_file=agent.heartbeat_url_file,

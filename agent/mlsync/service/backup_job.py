@@ -22,8 +22,8 @@ from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.holds import Holds
-from mlsync.service.job import Heartbeat, Interruption
-from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
+from mlsync.service.job import Heartbeat, Interruption, hung_after_s
+from mlsync.service.pass_process import Bounds, LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
 from mlsync.source.state import State
 
@@ -92,9 +92,9 @@ def _keys_of(done: dict[str, Any], unlock: Unlock) -> Keys:
 class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``.
 
-    After a pass that asked the store it has *prune*, which serves all runs, begin if it is due.
-    *gently* has its passes give way although this process does not. *stored* gets the outcome of each pass that made
-    a version.
+    After a pass that asked the store it has *prune*, which serves all runs, begin if it is due. *gently* has its passes
+    give way although this process does not, but for those with a deadline. *stored* gets the outcome of each pass that
+    made a version.
     """
 
     def __init__(
@@ -116,7 +116,9 @@ class BackupJob:
         self._stored = stored
         self._clock = clock
         self._lock: RunLock | None = None
-        self._process = PassProcess(watch.run, self.heartbeat, gently=gently)
+        self._gently = gently
+        hung_s = hung_after_s(opener.config.proof.timeout_s)
+        self._process = PassProcess(watch.run, self.heartbeat, bounds=Bounds(silent_s=hung_s))
         self.holds = Holds(watch.run, watch.directory)
         self._is_told = False  # the history of the run, by the first pass
         self._took_s = 0.0  # the last pass that made a version, or looked for one
@@ -126,10 +128,6 @@ class BackupJob:
         """Start the process for the pass that is about to come, if there is none."""
         if self._lock is not None:
             self._process.start()
-
-    def hasten(self) -> None:
-        """Give way to nobody from the next pass on."""
-        self._process.hasten()
 
     def hold(self) -> None:
         """Take the run's lock now; raise ``RunLocked`` if another process holds it."""
@@ -162,6 +160,7 @@ class BackupJob:
                 self.holds.done(held)
                 return untouched
         began_s = self._clock()
+        is_urgent = deadline_s is not None or (isinstance(stop, Interruption) and stop.is_last)
         try:
             request = PassRequest(
                 self._opener.config,
@@ -170,7 +169,8 @@ class BackupJob:
                 deadline_s,
                 goes_on=goes_on,
                 tells_history=not self._is_told,
-                is_unslowed=deadline_s is not None or (isinstance(stop, Interruption) and stop.is_last),
+                is_unslowed=is_urgent,
+                gently=self._gently and not is_urgent,
                 held=held,
             )
             done = self._process.ask(request, stop)

@@ -61,6 +61,8 @@ def _failure(file: Path) -> str:
             stderr=subprocess.DEVNULL,
             timeout=_TIMEOUT_S,
             check=False,
+            # Of its own, so that it can give way.
+            start_new_session=True,
         )
     except Error as error:
         return str(error)

@@ -73,6 +73,14 @@ class Interruption(threading.Event):
         self.commits = False
 
 
+def hung_after_s(proof_timeout_s: float) -> float:
+    """Return after how long without progress a pass hangs: far above the longest silence of a healthy one.
+
+    That is a proof on a slow device, or a store's retries.
+    """
+    return max(1800.0, 2 * proof_timeout_s)
+
+
 class Heartbeat:
     """The time of the last progress, and what goes on: *doing* is ``None`` while no pass says so.
 

@@ -25,7 +25,7 @@ from mlsync.app.pruning import prune, prune_options
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
-from mlsync.courtesy.priority import stand_back
+from mlsync.courtesy.priority import describe, stand_back
 from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
@@ -78,6 +78,7 @@ class PassChild(LogMonitor):
         self._beaten_s = 0.0
         self._doing = DoingNow()
         self._may_be_killed = False
+        self._gives_way = False
         SLOWNESS.on_wait = self.beat
 
     def listen(self) -> None:
@@ -153,6 +154,12 @@ class PassChild(LogMonitor):
             }
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
+        if request.gently and not self._gives_way:
+            # All that most passes need is loaded by now, or is loaded at the priority that the process has.
+            _load()
+            stand_back()
+            self._gives_way = True
+            _LOG.debug("this process gives way: %s", describe())
         with working_on(request.watch.run), self._received(request.held) as held:
             return self._back_up(request, held)
 
@@ -363,6 +370,12 @@ def _owned(held: tuple[HeldSave, ...], descriptors: list[int]) -> tuple[HeldSave
     )
 
 
+def _load() -> None:
+    """Load what most passes need that find something changed."""
+    for module in _OF_PASSES:
+        import_module(module)
+
+
 def _handover() -> socket.socket | None:
     """Return the socket by which descriptors come, if the process that started this one made one."""
     for word in sys.argv:
@@ -386,8 +399,7 @@ def main() -> None:
     keep_private()
     child = PassChild(requests, answers, _handover())
     if AHEAD in sys.argv:
-        for module in _OF_PASSES:
-            import_module(module)
+        _load()
     threading.Thread(target=child.listen, daemon=True).start()
     child.serve()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import select
 import socket
@@ -27,12 +28,12 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
+from mlsync.courtesy.priority import stands_back
 from mlsync.errors import Error, ProcessKilled
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import JSON_LOG, is_json_log, log_level
-from mlsync.service.pass_start import GENTLY
 from mlsync.source.held import HeldSave
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
@@ -82,7 +83,8 @@ class PassRequest:
 
     With *deadline_s*, on the monotonic clock, it is the last pass, or one of the last ones if it *goes_on*.
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
-    *is_unslowed*: no limit and nobody else's need slows it. *held* are saves whose files the agent holds open; their
+    *is_unslowed*: no limit and nobody else's need slows it. *gently*: the process gives way to all others from now on,
+    although the agent may not. *held* are saves whose files the agent holds open; their
     descriptors come by a socket of their own, ahead of the request.
     """
 
@@ -93,6 +95,7 @@ class PassRequest:
     goes_on: bool = False
     tells_history: bool = False
     is_unslowed: bool = False
+    gently: bool = False
     held: tuple[HeldSave, ...] = ()
 
 
@@ -118,10 +121,19 @@ class RestoreRequest:
 Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RestoreRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a process may be *stopped* (SIGSTOP) or *silent* before it is ended, while this process runs."""
+
+    stopped_s: float = 120.0
+    silent_s: float = math.inf
+
+
 class PassProcess:
     """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log.
 
-    *does* says in errors what the process is for. *gently* has it give way although this process does not.
+    *does* says in errors what the process is for. It starts with this process's priority, whatever it is asked for
+    later: last in line beside a training on all processors, the load of its program would take many seconds.
     """
 
     def __init__(
@@ -131,10 +143,10 @@ class PassProcess:
         *,
         idle_s: float = IDLE_S,
         does: str = "backs up",
-        gently: bool = False,
+        bounds: Bounds = Bounds(),
     ) -> None:
-        self._gently = gently
-        self._is_gentle = False  # the process that is there
+        self._bounds = bounds
+        self._gives_way = False  # the process that is there
         self._name = name
         self._does = does
         self._heartbeat = heartbeat
@@ -143,10 +155,6 @@ class PassProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._handover: socket.socket | None = None  # to the process, for descriptors
         self._timer: threading.Timer | None = None
-
-    def hasten(self) -> None:
-        """Have no process give way from now on: what has a low priority does not get it back, so another one starts."""
-        self._gently = False
 
     def start(self) -> None:
         """Start the process, if it is not there and nobody waits for it: it is ready by the time of the request.
@@ -168,7 +176,12 @@ class PassProcess:
         """Return what the process did; raise the error that it met, or that ended it. *stop* reaches the flow."""
         with self._lock:
             self._cancel_timer()
+            gently = isinstance(request, PassRequest) and request.gently
+            if self._gives_way and not gently:
+                # What has a low priority does not get it back, so another one starts.
+                self._kill()
             process = self._running()
+            self._gives_way = gently and not stands_back()
             try:
                 answer = self._answer(process, request, stop)
             except BaseException:
@@ -223,9 +236,10 @@ class PassProcess:
                 self._handover.close()
             _LOG.debug("%s: pass process %d ended", self._name, self._process.pid)
             self._process = self._handover = None
+            self._gives_way = False
 
     def _running(self, *arguments: str) -> subprocess.Popen[bytes]:
-        if self._process is not None and (self._process.poll() is not None or self._is_gentle > self._gently):
+        if self._process is not None and self._process.poll() is not None:
             # It died while it was idle, which costs nothing.
             self._kill()
         if self._process is None:
@@ -234,7 +248,7 @@ class PassProcess:
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    [*_COMMAND, *words, *([GENTLY] if self._gently else []), *_log_arguments()],
+                    [*_COMMAND, *words, *_log_arguments()],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -246,7 +260,6 @@ class PassProcess:
                 raise Error(f"the process that {self._does} does not start: {error.strerror}") from error
             finally:
                 theirs.close()
-            self._is_gentle = self._gently
             _LOG.debug("%s: pass process %d started", self._name, self._process.pid)
         return self._process
 
@@ -255,7 +268,7 @@ class PassProcess:
             if isinstance(request, PassRequest):
                 self._hand_over([file.descriptor for save in request.held for file in save.files])
             _send(process, request)
-            for message in _received(process, stop):
+            for message in _received(process, stop, _Patience(process.pid, self._bounds, self._does)):
                 beat = message.get("beat")
                 self._heartbeat.beat(None if beat is None else Doing.of_json(beat))
                 if beat is None:
@@ -281,7 +294,43 @@ def _send(process: subprocess.Popen[bytes], message: object) -> None:
     process.stdin.write(pickle.dumps(message))
 
 
-def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
+class _Patience:
+    """Counts how long a process says nothing, by the looks at it: when this process was stopped too, none came."""
+
+    def __init__(self, pid: int, bounds: Bounds, does: str) -> None:
+        self._pid = pid
+        self._bounds = bounds
+        self._does = does
+        self._silent_s = self._stopped_s = 0.0
+        self._looked_s = time.monotonic()
+
+    def heard(self) -> None:
+        """Note that the process said something."""
+        self._silent_s = self._stopped_s = 0.0
+        self._looked_s = time.monotonic()
+
+    def unheard(self) -> None:
+        """Note that it has said nothing since the last look; raise if that lasts for too long."""
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, 2 * _POLL_S), now_s
+        self._silent_s += passed_s
+        self._stopped_s = self._stopped_s + passed_s if self._is_stopped() else 0.0
+        if self._stopped_s >= self._bounds.stopped_s:
+            what = f"the process that {self._does} was stopped (SIGSTOP) for {self._stopped_s:.0f} s, and was ended"
+            raise ProcessKilled(what, advice="whoever stops it delays versions; another process begins anew")
+        if self._silent_s >= self._bounds.silent_s:
+            what = f"the process that {self._does} made no progress for {self._silent_s:.0f} s, and was ended"
+            raise ProcessKilled(what)
+
+    def _is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self._pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"T"
+        except (OSError, IndexError):
+            return False
+
+
+def _received(process: subprocess.Popen[bytes], stop: threading.Event, patience: _Patience) -> Iterator[dict[str, Any]]:
     """Yield the process's messages until it ends; send it ``STOP`` or ``HURRY`` once *stop* is set."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
@@ -297,7 +346,9 @@ def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterat
             # It waits for a store or a disk, and looks at nothing else.
             process.kill()
         if not poll.poll(_POLL_S * 1000):
+            patience.unheard()
             continue
+        patience.heard()
         block = process.stdout.read(_READ_BYTES)
         if not block:
             return

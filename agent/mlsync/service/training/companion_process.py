@@ -157,16 +157,12 @@ class CompanionProcess:
             self._end_by(End(None))
 
     def _hurry(self, deadline_s: float) -> None:
-        for job in self._jobs:
-            job.hasten()
         with self._lock:
             self._hurry_until_s = deadline_s
             if self._agent is not None and self._end is None:
                 self._agent.hurry(deadline_s)
 
     def _end_by(self, end: End) -> None:
-        for job in self._jobs:
-            job.hasten()
         with self._lock:
             self._end = end
             if self._agent is not None:
