@@ -10,8 +10,9 @@ import pytest
 
 from mlsync.app.flow_options import proof_options
 from mlsync.config.every import Cron, Interval, Never, parse_every
-from mlsync.config.load import SYSTEM_FILE, find_config, load, place_to_write, usual_places
-from mlsync.config.model import TABLES, TOP, Config, KeySettings, WatchSettings, default_state_directory
+from mlsync.config.load import find_config, load
+from mlsync.config.model import TABLES, TOP, Config, KeySettings, WatchSettings
+from mlsync.config.places import SYSTEM_FILE, default_state_directory, place_to_write, usual_places
 from mlsync.config.run_name import check_run_name
 from mlsync.config.template import EXAMPLE, template
 from mlsync.config.toml_lines import line_of
@@ -541,7 +542,7 @@ def test_each_example_is_understood(table, tmp_path):
 
 def test_looking_for_a_file_tells_all_places(tmp_path, monkeypatch):
     """Without a configuration every place that was looked at is named."""
-    monkeypatch.setattr("mlsync.config.load.SYSTEM_FILE", tmp_path / "etc/mlsync.toml")
+    monkeypatch.setattr("mlsync.config.places.SYSTEM_FILE", tmp_path / "etc/mlsync.toml")
     with pytest.raises(ConfigInvalid) as raised:
         find_config(environ={"XDG_CONFIG_HOME": str(tmp_path / "cfg")})
     assert str(raised.value) == (
@@ -556,7 +557,7 @@ def test_looking_goes_from_the_nearest_to_the_farthest(tmp_path, monkeypatch):
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(GOOD)
-    monkeypatch.setattr("mlsync.config.load.SYSTEM_FILE", files[3])
+    monkeypatch.setattr("mlsync.config.places.SYSTEM_FILE", files[3])
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "cfg"), "MLSYNC_CONFIG": str(files[1])}
     assert find_config(files[0], environ) == files[0]
     assert find_config(None, environ) == files[1]

@@ -26,8 +26,9 @@ from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, ref
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
 from mlsync.config.environment import variable_of
-from mlsync.config.load import find_config, load, load_with, place_to_write
+from mlsync.config.load import find_config, load, load_with
 from mlsync.config.model import Config, S3Settings
+from mlsync.config.places import place_to_write
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.doctor.doctor import at_start, in_short

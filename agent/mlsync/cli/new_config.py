@@ -13,8 +13,9 @@ from typing import Final, NoReturn
 
 from mlsync.cli.terminal import output
 from mlsync.config.draft import drafted, not_written
-from mlsync.config.load import load, place_of_service, place_to_write, usual_places
-from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
+from mlsync.config.load import load
+from mlsync.config.model import Config, KeySettings, S3Settings
+from mlsync.config.places import default_state_directory, place_of_service, place_to_write, usual_places
 from mlsync.config.template import assignments, template
 from mlsync.errors import ConfigInvalid
 from mlsync.service.booted import has_systemd

@@ -16,7 +16,8 @@ from mlsync.cli.arguments.invocation import Invocation
 from mlsync.cli.arguments.parsing import Group
 from mlsync.cli.reports.json import service_json
 from mlsync.cli.terminal import output
-from mlsync.config.load import load, place_of_service
+from mlsync.config.load import load
+from mlsync.config.places import place_of_service
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
 from mlsync.service.install import (

@@ -26,21 +26,17 @@ from mlsync.config.model import (
     RetentionSettings,
     S3Settings,
     WatchSettings,
-    base_directory,
-    default_state_directory,
-    is_base_named,
     shown,
 )
+from mlsync.config.places import FILE_NAME, default_state_directory, usual_places
 from mlsync.config.run_name import default_run_name
 from mlsync.config.toml_lines import KeyPath, line_of
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.values import Level
 
-FILE_NAME = "mlsync.toml"
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 _SECRETS = ("passphrase_file", "key_file", "kms_key", "write_only_key_file")
-SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
 def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -67,33 +63,6 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
         where="looked for --config, MLSYNC_CONFIG, " + ", ".join(map(str, places)),
         advice="make one with: mlsync init URL --watch DIR; or name a repository with --repo URL",
     )
-
-
-def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return where a configuration may be when none is named: the user's place, if he has a home, then the system's."""
-    try:
-        return (base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
-    except ConfigInvalid:
-        return (SYSTEM_FILE,)
-
-
-def place_to_write(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
-    """Return where a new configuration belongs: the user's place; root's is the system's unless XDG_CONFIG_HOME is set.
-
-    A place that MLSYNC_CONFIG names comes before them.
-    """
-    if named := environ.get("MLSYNC_CONFIG"):
-        return Path(os.path.abspath(named))
-    is_root = (os.geteuid() if uid is None else uid) == 0
-    return SYSTEM_FILE if is_root and not is_base_named(environ, "XDG_CONFIG_HOME") else usual_places(environ)[0]
-
-
-def place_of_service(*, is_machines: bool, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where a service's configuration is looked for when none is named, whether or not it is there."""
-    if is_machines:
-        return SYSTEM_FILE
-    named = environ.get("MLSYNC_CONFIG")
-    return Path(os.path.abspath(named)) if named else usual_places(environ)[0]
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:

@@ -50,6 +50,7 @@ from mlsync.config.keys import (
     texts,
     variables,
 )
+from mlsync.config.places import default_state_directory
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid
 from mlsync.preemption.names import NAMES
@@ -687,39 +688,6 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "hooks": keys_of(HookSettings),
     "retention": keys_of(RetentionSettings),
 }
-
-
-def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
-    """Return where the state is unless the configuration says otherwise.
-
-    That is systemd's place, the one that XDG_STATE_HOME names, root's, or the user's.
-    """
-    if given := environ.get("STATE_DIRECTORY"):
-        # systemd separates several by colons; the unit's own comes first.
-        return Path(given.split(":")[0])
-    if (os.geteuid() if uid is None else uid) == 0 and not is_base_named(environ, "XDG_STATE_HOME"):
-        return Path("/var/lib/mlsync")
-    try:
-        return base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
-    except ConfigInvalid as error:
-        advice = f"{error.advice}, or state_directory in the configuration"
-        raise ConfigInvalid(f"no place for locks and caches: {error.what}", advice=advice) from None
-
-
-def base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
-    """Return a directory of the XDG specification; raise ``ConfigInvalid`` if neither it nor a home is known."""
-    if is_base_named(environ, variable):
-        return Path(environ[variable])
-    try:
-        return Path(environ.get("HOME") or Path.home()) / below_home
-    except RuntimeError:
-        # A user without an entry in the system's list, as in containers.
-        raise ConfigInvalid("this user has no home directory", advice=f"set HOME or {variable}") from None
-
-
-def is_base_named(environ: Mapping[str, str], variable: str) -> bool:
-    """Return whether the *variable* names a directory; the XDG specification says that relative ones are ignored."""
-    return environ.get(variable, "").startswith("/")
 
 
 def shown(value: object) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from mlsync.config.keys import Key
-from mlsync.config.model import TABLES, TOP, default_state_directory
+from mlsync.config.model import TABLES, TOP
+from mlsync.config.places import default_state_directory
 from mlsync.errors import ConfigInvalid
 
 _COLUMNS: Final = 100

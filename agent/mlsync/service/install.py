@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from mlsync.app.group import group_of
-from mlsync.config.model import Config, base_directory
+from mlsync.config.model import Config
+from mlsync.config.places import base_directory
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, UnitChanged, UnitNotWritten
 
