@@ -79,8 +79,11 @@ ARROWS = {
     "courtesy": set(),
     "values": set(),
     "xattrs": set(),
-    # The package itself: its version, and the entry of ``python -m mlsync``.
-    "": set(),
+    # What programs in Python call; and what hangs it into their frameworks.
+    "python": {"service", "config"},
+    "integrations": {"python"},
+    # The package itself: its version, what programs call, and the entry of ``python -m mlsync``.
+    "": {"python"},
     "__main__": {"cli"},
 }
 # What each folder of the parsers may import besides itself and the modules beside the folders, which import none of

@@ -12,6 +12,7 @@
     |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
     |  |- ProcessKilled           38   a process that works for the agent was killed from outside
     |  |- AgentAway               82   no agent answers at its socket
+    |  |- PathUnwatched          118   no agent keeps watch over what a program told of
     |  |- VersionStale            83   the last proved version is older than was asked for
     |  |- ListenFailed            84   the address for metrics and the status page cannot be had
     |  |- NotProvedYet            79   a version that was waited for is stored, and not proved yet
@@ -199,6 +200,13 @@ class AgentAway(ServiceError):
     usual_advice = "mlsync status shows whether one runs; mlsync agent starts one"
     # The socket is left over from an agent that ended.
     is_gone: bool = False
+
+
+class PathUnwatched(ServiceError):
+    """No agent on this machine keeps watch over what a program told of as saved, in a run of this user."""
+
+    exit_code = 118
+    usual_advice = "mlsync status shows what is watched; watch the directory, or start the training by mlsync run"
 
 
 class VersionStale(ServiceError):

@@ -18,6 +18,7 @@ from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.share import rank_here
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
+from mlsync.config.places import SOCKETS_VARIABLE
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import parse_duration
 from mlsync.errors import ConfigInvalid, LastBackupFailed
@@ -126,6 +127,8 @@ def run_command(
     log_to(sys.stderr, level, as_json=config.agent.log_format == "json")
     wanted = None if restore == _NEVER else restore
     start = Start(config, secret, wanted, gently=gently, level=level)
+    # Where the training finds the agent that it tells of its saves.
+    environ[SOCKETS_VARIABLE] = str(config.state_directory)
     trainer = TrainerChild(command, environ, Terminal.of_foreground())
     supervisor = Supervisor(trainer, Companion(), start, LogMonitor(), grace_s=grace, save_signal=save_signal)
     status = supervisor.run()

@@ -16,11 +16,19 @@ from typing import Any, Final
 
 from mlsync.config.keys import Key
 from mlsync.config.model import TABLES, TOP, shown
+from mlsync.config.places import SOCKETS_VARIABLE
 from mlsync.errors import ConfigInvalid
 
 _PREFIX: Final = "MLSYNC_"
-# Those that are no keys: where the file is, secrets, which app/secrets.py reads, and a metadata service for tests.
-_OTHERS: Final = ("MLSYNC_CONFIG", "MLSYNC_PASSPHRASE", "MLSYNC_KMS_KEY", "MLSYNC_METADATA_ENDPOINT")
+# Those that are no keys: where the file is, where sockets are, secrets, which app/secrets.py reads, and a metadata
+# service for tests.
+_OTHERS: Final = (
+    "MLSYNC_CONFIG",
+    SOCKETS_VARIABLE,
+    "MLSYNC_PASSPHRASE",
+    "MLSYNC_KMS_KEY",
+    "MLSYNC_METADATA_ENDPOINT",
+)
 _TESTS: Final = "MLSYNC_TEST_"
 # What Kubernetes and Docker set in every container beside a service that is called mlsync.
 _OF_A_SERVICE: Final = re.compile(

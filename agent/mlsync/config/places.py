@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from mlsync.errors import ConfigInvalid
 
 FILE_NAME = "mlsync.toml"
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
+#: Names a directory with sockets of agents, as ``mlsync run`` tells it to its training.
+SOCKETS_VARIABLE: Final = "MLSYNC_SOCKETS"
 
 
 def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
@@ -54,6 +58,44 @@ def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int
     except ConfigInvalid as error:
         advice = f"{error.advice}, or state_directory in the configuration"
         raise ConfigInvalid(f"no place for locks and caches: {error.what}", advice=advice) from None
+
+
+def runtime_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the directory below /run that systemd made for a service of ours; ``None`` for any other process."""
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    # A training under a service of its own has that one's.
+    return Path(given) if os.path.basename(given).startswith("mlsync") else None
+
+
+def state_directories(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
+    """Yield where the state of agents of this user, and of the machine's, may be; some of them are there."""
+    for variable in (SOCKETS_VARIABLE, "MLSYNC_STATE_DIRECTORY"):
+        if named := environ.get(variable):
+            yield Path(named)
+    configs = [Path(environ["MLSYNC_CONFIG"])] if environ.get("MLSYNC_CONFIG") else []
+    for config in (*configs, *usual_places(environ)):
+        if (directory := _state_directory_in(config)) is not None:
+            yield directory
+    with suppress(ConfigInvalid):
+        yield default_state_directory(environ)
+    yield from sorted(Path("/run").glob("mlsync*"))
+
+
+def _state_directory_in(config: Path) -> Path | None:
+    """Return what a configuration names as its state directory, as far as that can be told without the others' help."""
+    try:
+        text = config.read_text()
+    except (OSError, ValueError):
+        return None
+    if "state_directory" not in text:
+        return None
+    import tomllib  # late: most configurations leave the directory as it is
+
+    try:
+        named = tomllib.loads(text).get("state_directory")
+    except tomllib.TOMLDecodeError:
+        return None
+    return config.parent / os.path.expanduser(named) if isinstance(named, str) and named else None
 
 
 def base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:

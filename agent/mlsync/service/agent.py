@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from mlsync.config.every import HOURLY, Every
 from mlsync.config.model import Config
+from mlsync.config.places import runtime_directory
 from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
@@ -33,9 +34,12 @@ from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
 from mlsync.service.talk.place import STATUS_FILE, AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
+from mlsync.service.talk.told_saves import may_tell, told_below
 from mlsync.service.telling import Telling, TellOptions
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import LastPass, Timing, Worker
+from mlsync.source.finished import place_of_save
+from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
 # What is written to the wakeup pipe.
@@ -81,7 +85,7 @@ class AgentOptions:
             heartbeat_url_file=agent.heartbeat_url_file,
             tell=TellOptions.of(config),
             proves=config.proof.device != "none",
-            talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file),
+            talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file, runtime_directory()),
         )
 
 
@@ -159,7 +163,7 @@ class Agent:
             wall=wall,
         )
         self._watched: Callable[[Path], bool] = lambda _: False
-        self._asked = AskedPasses()
+        self._asked = AskedPasses(self._seen)
         self._hung: set[str] = set()
         self._checked_s = clock()
         self._awake_since_s = -math.inf
@@ -294,9 +298,25 @@ class Agent:
             self._preemption.preempt(wanted, within_s(query))
         return {"requested": [worker.job.name for worker in wanted], **self.requested(ids)}
 
-    def requested(self, ids: Sequence[int]) -> dict[str, Any]:
+    def tell_saved(self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None) -> dict[str, Any]:
+        """Have the runs that *paths* concern read them at once, as ``TalkingAgent`` says."""
+        ids = []
+        for worker in self._workers:
+            below = told_below(worker.job.directory, worker.trigger.place, paths)
+            if below is None or (runs and worker.job.name not in runs) or not may_tell(worker.trigger.place, uid):
+                continue
+            ids.append(self._asked.add(worker.job.name, worker.trigger.tell_saved(place_of_save(below), below), uid))
+        if not ids:
+            raise KeyError
+        return self.requested(ids, uid)
+
+    def requested(self, ids: Sequence[int], uid: int | None = None) -> dict[str, Any]:
         """Return what became of passes that were requested, as ``TalkingAgent`` says."""
-        return {"passes": self._asked.as_json(ids)}
+        return {"passes": self._asked.as_json(ids, uid)}
+
+    def _seen(self, run: str, version: int) -> VersionSeen | None:
+        """Return what is remembered of a version by now."""
+        return next((one for one in self._records[run].versions if one.version == version), None)
 
     def statuses(self) -> list[status.RunStatus]:
         """Return the state of every run, with what is remembered of it."""

@@ -31,11 +31,15 @@ class ChangeTimes:
 
 @dataclass(frozen=True, slots=True)
 class SaveTimes:
-    """The changes of one checkpoint, and whether its name says that the writer is done, or that it is one file."""
+    """The changes of one checkpoint, and whether its name says that the writer is done, or that it is one file.
+
+    *is_told*: its writer itself said that it is whole.
+    """
 
     times: ChangeTimes
     has_ended: bool = False
     is_alone: bool = False
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +61,28 @@ class Changes:
         return min(firsts if self.files is None else [*firsts, self.files.first_s], default=None)
 
 
-class Asked:
-    """A pass that somebody asked for, and how it ended."""
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """The directory of a run as it was found: by its real path, and whose it is."""
 
-    def __init__(self) -> None:
+    path: bytes
+    owner: int
+
+
+class Asked:
+    """A pass that somebody asked for, and how it ended; *path* is the save that it is for, in the directory."""
+
+    def __init__(self, path: bytes = b"") -> None:
+        self.path = path
         self.result: PassResult | None = None
         self.error: Exception | None = None
+        #: The version that holds what the pass found, whether or not the pass made it.
+        self.version: int | None = None
         self._ended = threading.Event()
 
-    def end(self, result: PassResult | None, error: Exception | None) -> None:
-        """Record how the pass ended; neither of the two if the agent ended first."""
-        self.result, self.error = result, error
+    def end(self, result: PassResult | None, error: Exception | None, version: int | None = None) -> None:
+        """Record how the pass ended; neither of the first two if the agent ended first."""
+        self.result, self.error, self.version = result, error, version
         self._ended.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -89,6 +104,8 @@ class Trigger:
         holds: Holds | None = None,
     ) -> None:
         self.holds = holds
+        #: Where the run's directory was found last; ``None`` before it was.
+        self.place: RunPlace | None = None
         #: The longest time between two rescans, where changes may go unreported.
         self.rescan_within_s = math.inf
         #: When the newest finished file of a checkpoint was seen, on the same clock.
@@ -115,19 +132,26 @@ class Trigger:
 
     def note_save(self, place: bytes, *, has_ended: bool, is_alone: bool = False) -> None:
         """Record that a file of the checkpoint at *place* was finished just now."""
-        now_s = self._clock()
         with self._wakeup:
-            saves = dict(self._changes.saves)
-            is_first = not saves
-            if place not in saves and len(saves) >= _SAVES_MAX:
-                place = next(reversed(saves))
-            before = saves.get(place)
-            times = _later(None if before is None else before.times, now_s)
-            saves[place] = SaveTimes(times, has_ended, is_alone and (before is None or before.is_alone))
-            self.saved_s = now_s
-            self._set(replace(self._changes, saves=saves), is_save=True)
+            is_first = self._add_save(place, has_ended=has_ended, is_alone=is_alone)
         if is_first:
             self._before_pass()
+
+    def tell_saved(self, place: bytes, path: bytes) -> Asked:
+        """Record that a writer says that its save *path* is whole, which is at *place*; return how its pass ends.
+
+        Unlike ``ask``, it does not bring a retry forward: a trainer that saves often would ask a store that is away.
+        """
+        asked = Asked(path)
+        with self._wakeup:
+            if self._is_closed:
+                asked.end(None, None)
+                return asked
+            self._asked.append(asked)
+            is_first = self._add_save(place, has_ended=True, is_told=True)
+        if is_first:
+            self._before_pass()
+        return asked
 
     def hold(self, path: bytes, saved: Saved) -> None:
         """Hold a finished file open until a pass has read it."""
@@ -206,6 +230,24 @@ class Trigger:
                     return True
                 self._wakeup.wait(min(left_s, threading.TIMEOUT_MAX))
             return False
+
+    def _add_save(self, place: bytes, *, has_ended: bool, is_alone: bool = False, is_told: bool = False) -> bool:
+        """Add a change of a checkpoint, just now; return whether it is the first one since a pass began."""
+        now_s = self._clock()
+        saves = dict(self._changes.saves)
+        is_first = not saves
+        if place not in saves and len(saves) >= _SAVES_MAX:
+            place = next(reversed(saves))
+        before = saves.get(place)
+        saves[place] = SaveTimes(
+            _later(None if before is None else before.times, now_s),
+            has_ended,
+            is_alone and (before is None or before.is_alone),
+            is_told or (before is not None and before.is_told),
+        )
+        self.saved_s = now_s
+        self._set(replace(self._changes, saves=saves), is_save=True)
+        return is_first
 
     def _set(self, changes: Changes, *, is_save: bool = False) -> None:
         """Replace the changes, and wake the worker for what may bring its pass forward.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import threading
 import time
@@ -26,7 +27,7 @@ from mlsync.errors import (
 from mlsync.monitor import Monitor
 from mlsync.service.job import Holding, Interruption, RunJob
 from mlsync.service.save_lag import SaveLag
-from mlsync.service.trigger import Asked, Changes, ChangeTimes, SaveTimes, Trigger
+from mlsync.service.trigger import Asked, Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Timing:
 
     Of a checkpoint whose last file is there nothing more is to come but what its writer does in the same moment
     (*ended_s*); one in a single file may have a brother under another name (*alone_s*). Others settle like any file.
+    Of one whose writer told that it is whole only the watcher's news of the same files is waited for (*told_s*).
     *join_logs_s* passes between two versions if the second one would hold nothing new but logs.
     """
 
@@ -57,6 +59,7 @@ class Timing:
     join_logs_s: float = 300.0
     ended_s: float = 0.3
     alone_s: float = 0.5
+    told_s: float = 0.02
     retry_first_s: float = 5.0
     retry_max_s: float = 600.0
 
@@ -226,7 +229,8 @@ class Worker:
                 return self._retry_at_s
             return min(self._retry_at_s, self._due_by(changes))
         if not self._timing.on_change:
-            return self._rescan_at_s if self._rescan_at_s == -math.inf else math.inf
+            first_s = self._rescan_at_s if self._rescan_at_s == -math.inf else math.inf
+            return min(first_s, self._due_by(Changes(changes.saves)))
         if changes.saves or changes.files is not None:
             # A rescan in the middle of a save would find half of it.
             return self._due_by(changes)
@@ -248,6 +252,8 @@ class Worker:
 
     def _settle_s(self, save: SaveTimes) -> float:
         timing = self._timing
+        if save.is_told:
+            return timing.told_s
         if save.has_ended:
             return min(timing.settle_s, timing.ended_s)
         return min(timing.settle_s, timing.alone_s) if save.is_alone else timing.settle_s
@@ -257,6 +263,7 @@ class Worker:
             may_join = not self.trigger.is_requested and self._joins_logs(self.trigger.changes)
             asked = self.trigger.clear()
             hurry_s = self._begin()
+            self._look_at_place()
             self._enter("running")
             self.job.heartbeat.beat()
             _LOG.debug("%s: pass begins", self.job.name)
@@ -358,8 +365,17 @@ class Worker:
         if self._interruption.is_set() and not self.trigger.closed:
             self.trigger.ask_again(asked)
             return
+        stored = None if outcome is None or outcome.waits else outcome.version or self.state.last_version
         for one in asked:
-            one.end(outcome, failed)
+            one.end(outcome, failed, stored)
+
+    def _look_at_place(self) -> None:
+        """Note where the directory is and whose: here, since a file system that is away blocks whoever asks."""
+        try:
+            path = os.path.realpath(bytes(self.job.directory))
+            self.trigger.place = RunPlace(path, os.stat(path).st_uid)
+        except OSError:
+            self.trigger.place = None
 
     def _survive(self, error: Exception) -> None:
         """Plan the next try after a pass that failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlsync.formats.groups.names import Saved, enclosing, is_named_for_all, saved_by
 from mlsync.source.temporary_names import is_temporary
 
-__all__ = ["Saved", "finished_file", "full_directory", "has_temporary_name", "is_one_save"]
+__all__ = ["Saved", "finished_file", "full_directory", "has_temporary_name", "is_one_save", "place_of_save"]
 
 
 def finished_file(path: bytes) -> Saved | None:
@@ -21,6 +21,12 @@ def full_directory(path: bytes, *, is_renamed: bool) -> Saved | None:
     if has_temporary_name(path) or not (is_renamed or is_named_for_all(path)):
         return None
     return Saved(enclosing(path), has_ended=is_renamed, is_alone=False)
+
+
+def place_of_save(path: bytes) -> bytes:
+    """Return the place of the save that is named by a file or by a directory; itself if no name says more."""
+    saved = finished_file(path) or full_directory(path, is_renamed=True)
+    return path if saved is None else saved.place
 
 
 def is_one_save(place: bytes) -> bool:

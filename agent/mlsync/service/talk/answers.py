@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, Self
 
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.http import HttpAnswer, HttpRequest
 from mlsync.service.talk.metrics import CONTENT_TYPE
 from mlsync.service.talk.page import CONTENT_TYPE as PAGE_TYPE
 from mlsync.service.talk.page import HEADERS
+
+_NOBODY: Final = -1
 
 
 class TalkingAgent(Protocol):
@@ -25,8 +27,15 @@ class TalkingAgent(Protocol):
         *query* holds all parameters of the request. Raise ``KeyError`` with a run's name if the agent does not keep it.
         """
 
-    def requested(self, ids: Sequence[int]) -> dict[str, Any]:
-        """Return JSON that says what became of passes that were requested."""
+    def tell_saved(self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None) -> dict[str, Any]:
+        """Note that what is at each of *paths* is whole; return JSON that says which passes will read it.
+
+        They are absolute; without any, all that is in *runs* is whole. With *uid* only runs of this user count. Raise
+        ``KeyError`` if no run is concerned.
+        """
+
+    def requested(self, ids: Sequence[int], uid: int | None = None) -> dict[str, Any]:
+        """Return JSON that says what became of passes that were requested, with *uid* of those by this user."""
 
     def statuses(self) -> Sequence[RunStatus]:
         """Return the state of every run, with what is remembered of it."""
@@ -55,6 +64,7 @@ class Answers:
 
     def __init__(self, agent: TalkingAgent, *, may_act: bool) -> None:
         self._agent = agent
+        self._is_private = True
         reads = ("GET", "HEAD")
         self._paths = {
             "/status": _Path(reads, self._status),
@@ -66,7 +76,20 @@ class Answers:
         }
         if may_act:
             self._paths["/backup"] = _Path(("POST",), self._backup)
-            self._paths["/passes"] = _Path(reads, self._passes)
+            self._add_saves()
+
+    @classmethod
+    def for_trainings(cls, agent: TalkingAgent) -> Self:
+        """Return what answers any user: he tells of saves in his own runs, and learns what became of them."""
+        answers = cls(agent, may_act=False)
+        answers._is_private = False
+        answers._paths = {}
+        answers._add_saves()
+        return answers
+
+    def _add_saves(self) -> None:
+        self._paths["/saved"] = _Path(("POST",), self._saved)
+        self._paths["/passes"] = _Path(("GET", "HEAD"), self._passes)
 
     def __call__(self, request: HttpRequest) -> HttpAnswer:
         """Return the answer to *request*."""
@@ -83,7 +106,26 @@ class Answers:
 
     def _passes(self, request: HttpRequest) -> HttpAnswer:
         ids = [int(one) for one in request.query.get("id", []) if one.isascii() and one.isdigit()]
-        return HttpAnswer.of_json(self._agent.requested(ids))
+        return HttpAnswer.of_json(self._agent.requested(ids, self._asker(request)))
+
+    def _saved(self, request: HttpRequest) -> HttpAnswer:
+        runs = request.query.get("run", [])
+        try:
+            # In hexadecimal, since paths are bytes of any kind.
+            paths = [bytes.fromhex(one) for one in request.query.get("path", [])]
+        except ValueError:
+            return HttpAnswer.of_text("a path has to be in hexadecimal", 400)
+        try:
+            return HttpAnswer.of_json(self._agent.tell_saved(paths, runs, self._asker(request)), 202)
+        except KeyError:
+            return HttpAnswer.of_text("no run of yours is concerned", 404)
+
+    def _asker(self, request: HttpRequest) -> int | None:
+        """Return the user whose runs alone are spoken of; ``None`` for all, as at the private socket."""
+        if self._is_private:
+            return None
+        # Nobody has it: of a stranger nothing is known, and he owns no run.
+        return _NOBODY if request.uid is None else request.uid
 
     def _versions(self, _request: HttpRequest) -> HttpAnswer:
         runs = self._agent.statuses()

@@ -22,7 +22,11 @@ _ACCEPTED: Final = 202
 
 @dataclass(frozen=True, slots=True)
 class AskedPass:
-    """A pass over a run that an agent was asked for, as far as it is: see ``AskedPasses``."""
+    """A pass over a run that an agent was asked for, as far as it is: see ``AskedPasses``.
+
+    *stored_version* holds what the pass found, whether it made the version or not, and has reached *level* by now;
+    *is_pending* if its proof is still to come.
+    """
 
     agent: AgentAt
     id: int
@@ -33,6 +37,10 @@ class AskedPass:
     summary: str | None
     troubles: tuple[str, ...]
     error: Error | None
+    stored_version: int | None = None
+    level: int | None = None
+    is_pending: bool | None = None
+    kept_out: tuple[str, ...] = ()
 
     @classmethod
     def of_json(cls, agent: AgentAt, one: dict[str, Any]) -> Self:
@@ -42,8 +50,25 @@ class AskedPass:
             summary = None if one["summary"] is None else str(one["summary"])
             troubles, error = tuple(map(str, one["troubles"])), None if one["error"] is None else _error(one["error"])
             number, run = int(one["id"]), str(one["run"])
+            # An agent that was started before an update does not say these.
+            stored, level = (None if one.get(key) is None else int(one[key]) for key in ("stored_version", "level"))
+            has_ended, is_proved = bool(one["has_ended"]), bool(one["is_proved"])
+            is_pending = None if one.get("is_pending") is None else bool(one["is_pending"])
+            kept_out = tuple(map(str, one.get("kept_out", ())))
             return cls(
-                agent, number, run, bool(one["has_ended"]), version, bool(one["is_proved"]), summary, troubles, error
+                agent,
+                number,
+                run,
+                has_ended,
+                version,
+                is_proved,
+                summary,
+                troubles,
+                error,
+                stored,
+                level,
+                is_pending,
+                kept_out,
             )
         except (KeyError, TypeError, ValueError) as fault:
             raise AgentAway("the agent's answer makes no sense", where=str(agent.path)) from fault
@@ -73,7 +98,7 @@ def ask_for_passes(
         if within_s is not None:
             query += f"&preempt=1&within={within_s:.3f}"
         if wanted:
-            asked += _passes(agent, agent.ask(f"/backup?{query}", method="POST").status_checked(_ACCEPTED, agent))
+            asked += passes_in(agent, agent.ask(f"/backup?{query}", method="POST").status_checked(_ACCEPTED, agent))
     return asked
 
 
@@ -91,7 +116,7 @@ def wait_for_passes(
         for agent in {one.agent: None for one in left}:
             ids = [one.id for one in left if one.agent is agent]
             target = "/passes?" + "&".join(f"id={number}" for number in ids)
-            now = _passes(agent, agent.ask(target).status_checked(_OK, agent))
+            now = passes_in(agent, agent.ask(target).status_checked(_OK, agent))
             if [one.id for one in now] != ids:
                 raise AgentAway("the agent does not know the pass any more", where=str(agent.path))
             ended = [one for one in now if one.has_ended]
@@ -113,7 +138,8 @@ def _kept(state_directory: Path, repository: str) -> Iterator[tuple[AgentAt, tup
             yield agent, tuple(str(run["run"]) for run in about["runs"])
 
 
-def _passes(agent: AgentAt, answer: Any) -> list[AskedPass]:
+def passes_in(agent: AgentAt, answer: Any) -> list[AskedPass]:
+    """Return the passes of which an agent's answer tells; raise ``AgentAway`` if it makes no sense."""
     passes = answer.get("passes") if isinstance(answer, dict) else None
     if not isinstance(passes, list):
         raise AgentAway("the agent's answer makes no sense", where=str(agent.path))

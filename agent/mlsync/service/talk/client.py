@@ -49,6 +49,10 @@ class AgentAt:
         self._uids = uids
         self._timeout_s = timeout_s
 
+    def within(self, timeout_s: float) -> AgentAt:
+        """Return the same agent, that has to answer in this time."""
+        return AgentAt(self.path, self._uids, min(self._timeout_s, timeout_s))
+
     def ask(self, target: str, *, method: str = "GET") -> AgentAnswer:
         """Return what the agent answers to one request; raise ``AgentAway`` if it does not."""
         try:

@@ -50,12 +50,16 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request: *query* holds each parameter's values, *fields* the header by names in lower case."""
+    """A request: *query* holds each parameter's values, *fields* the header by names in lower case.
+
+    *uid* is the user who asks, as the kernel says it; ``None`` where it does not.
+    """
 
     method: str
     path: str
     query: Mapping[str, list[str]]
     fields: Mapping[str, str]
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The agent's socket in its state directory: for the commands of the same user and of root alone.
 
+A service has one more in its runtime directory, for the trainings of all users.
 A socket at a place whose lock is free is left over, and is replaced.
 """
 
@@ -22,7 +23,10 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class LocalSocket:
-    """A listening socket with mode 0600, at the *place* of its agent, whose lock says that the agent lives."""
+    """A listening socket at the *place* of its agent, whose lock says that the agent lives.
+
+    Its mode is 0600 unless it is for all users.
+    """
 
     def __init__(self, place: AgentPlace, listening: socket.socket) -> None:
         self.path = place.socket
@@ -30,11 +34,11 @@ class LocalSocket:
         self.listening = listening
 
     @classmethod
-    def bind(cls, place: AgentPlace) -> Self:
+    def bind(cls, place: AgentPlace, mode: int = 0o600) -> Self:
         """Listen at a place that is claimed, or is now; raise ``OSError`` if no socket can be there."""
         if not place.is_held:
             place.claim()
-        return cls(place, _bound(place.socket))
+        return cls(place, _bound(place.socket, mode))
 
     @property
     def is_lost(self) -> bool:
@@ -92,7 +96,7 @@ def connected(path: Path, timeout_s: float, *, uids: Collection[int]) -> socket.
     return connection
 
 
-def _bound(path: Path) -> socket.socket:
+def _bound(path: Path, mode: int) -> socket.socket:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(f"{path} is in the way, and is no socket")
@@ -101,9 +105,12 @@ def _bound(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         # Before it has a name: the kernel makes the file with this mode, and at no moment with another one.
-        os.fchmod(listening.fileno(), 0o600)
+        os.fchmod(listening.fileno(), mode)
         with _short(path) as address:
             listening.bind(address)
+            if mode & 0o077:
+                # The process's umask was taken away from it.
+                os.chmod(address, mode)
         listening.listen(16)
     except BaseException:
         listening.close()

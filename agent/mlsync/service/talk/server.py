@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlsync.service.talk.http import HttpAnswer, HttpRequest, parse_request
+from mlsync.service.talk.local_socket import peer_uid
 
 _LOG: Final = logging.getLogger(__name__)
 CONNECTIONS_MAX: Final = 32
@@ -168,6 +169,8 @@ class TalkServer:
                 self._dismiss(guest)
             return
         is_head = isinstance(parsed, HttpRequest) and parsed.method == "HEAD"
+        if isinstance(parsed, HttpRequest) and guest.connection.family == socket.AF_UNIX:
+            parsed = replace(parsed, uid=peer_uid(guest.connection))
         answer = parsed if isinstance(parsed, HttpAnswer) else _answered(guest.door, parsed)
         guest.to_send = memoryview(answer.encoded(is_head=is_head))
         self._selector.modify(guest.connection, selectors.EVENT_WRITE, guest)
