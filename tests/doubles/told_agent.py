@@ -10,7 +10,6 @@ from mlsync.app.pass_result import PassResult
 from mlsync.config.every import Never
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
-from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.worker import Timing
 from mlsync.upkeep.version_seen import VersionSeen
@@ -65,7 +64,7 @@ class ToldAgent:
             talk=TalkOptions(trainings=trainings),
         )
         self._agent = Agent(jobs, options, RecordingMonitor())
-        self._talk = Talk(self._agent, AgentPlace(state), RecordingMonitor(), options.talk).going_on()
+        self._talk = Talk(self._agent, self._agent._place, RecordingMonitor(), options.talk).going_on()
         self._jobs = jobs
 
     def __enter__(self):
