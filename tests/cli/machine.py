@@ -58,6 +58,8 @@ class Machine:
             "MLSYNC_CONFIG": str(self.configuration),
             # Where the state lies if no configuration says so: root's own place is not the tests' to write to.
             "STATE_DIRECTORY": str(self.base / "default-state"),
+            # As on a machine: a container, where tests may run, has less time for the last backup.
+            "MLSYNC_PREEMPTION_SIGNAL_GRACE": "30s",
         }
         return {name: value for name, value in (kept | own | self.secret | more).items() if value}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mlsync.doctor.findings import Grade
-from mlsync.doctor.notices import diagnose_notices, told
+from mlsync.doctor.notices import diagnose_grace, diagnose_notices, told
 from mlsync.preemption.find import find_platforms
+from mlsync.preemption.grace import Grace
 from mlsync.preemption.platform import Description
 
 
@@ -39,3 +40,13 @@ def test_a_long_notice_means_nothing_more():
     """Two minutes are time enough, and no warning of too short a time comes."""
     found = told(Description("aws", "instance metadata", 120.0, 120.0, "http://x", True), "why")
     assert (found.grade, found.means, found.advice) == (Grade.FINE, "", "")
+
+
+def test_the_time_for_a_last_backup_is_told_with_its_reason():
+    """What SIGTERM leaves is shown with why, and what of it is planned with; the configuration says it better."""
+    here = Grace(5.0, "RunPod kills so soon after SIGTERM")
+    found = diagnose_grace(None, here)
+    assert found.what == "SIGKILL comes after 5 s (RunPod kills so soon after SIGTERM); mlsync run plans with 4 s"
+    assert (found.grade, bool(found.means)) == (Grade.FINE, True)
+    assert "SIGKILL comes after 60 s (signal_grace in the configuration)" in diagnose_grace(60.0, here).what
+    assert diagnose_grace(60.0, here).means == ""

@@ -11,7 +11,7 @@ import pytest
 
 from mlsync import errors
 from mlsync.app import secrets
-from mlsync.config.model import AgentSettings
+from mlsync.service.grace import STOP_WITHIN_S
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +134,7 @@ def test_restarts_stop_at_errors_that_need_a_person(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_systemd_waits_longer_than_the_agent(name):
     """SIGKILL comes later than the agent's own end."""
-    assert float(value(name, "TimeoutStopSec").removesuffix("s")) > AgentSettings().stop_within_s
+    assert float(value(name, "TimeoutStopSec").removesuffix("s")) > STOP_WITHIN_S
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,6 +22,7 @@ from mlsync.config.places import SOCKETS_VARIABLE
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import parse_duration
 from mlsync.errors import ConfigInvalid, LastBackupFailed
+from mlsync.service.grace import grace_of
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.training.companion import Companion
 from mlsync.service.training.messages import Start
@@ -31,8 +32,6 @@ from mlsync.service.training.trainer import TrainerChild, refuse_missing_command
 
 RESTORES = ("resumable", "latest", "best", "never")
 _NEVER = "never"
-# As Kubernetes gives 30 s; what is over is for the platform itself.
-_GRACE = "25s"
 _UNFIT = ("KILL", "STOP", "CHLD", "TERM", "INT", "SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS", "PIPE", "XFSZ")
 _EXAMPLES = """\b
 Examples:
@@ -51,7 +50,9 @@ def _signal(_context: click.Context, _option: click.Parameter, value: str | None
     return signal.Signals[f"SIG{name}"].value
 
 
-def _length(_context: click.Context, _option: click.Parameter, value: str) -> float:
+def _length(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
     try:
         seconds = parse_duration(value)
     except ValueError as allowed:
@@ -83,10 +84,9 @@ def _length(_context: click.Context, _option: click.Parameter, value: str) -> fl
 @click.option(
     "--grace",
     callback=_length,
-    default=_GRACE,
-    show_default=True,
     metavar="TIME",
-    help="From SIGTERM until all is stored: less than the platform gives before it kills.",
+    help="From SIGTERM until all is stored: less than passes before SIGKILL. By default by the place: 4s on RunPod, "
+    "8s in a Docker container, 25s under Kubernetes or Slurm and elsewhere; mlsync doctor shows it.",
 )
 @click.option(
     "--save-signal",
@@ -105,7 +105,7 @@ def run_command(
     run: str | None,
     *,
     restore: str,
-    grace: float,
+    grace: float | None,
     save_signal: int | None,
     strict: bool,
     gently: bool,
@@ -130,7 +130,8 @@ def run_command(
     # Where the training finds the agent that it tells of its saves.
     environ[SOCKETS_VARIABLE] = str(config.state_directory)
     trainer = TrainerChild(command, environ, Terminal.of_foreground())
-    supervisor = Supervisor(trainer, Companion(), start, LogMonitor(), grace_s=grace, save_signal=save_signal)
+    grace_s = grace_of(config).plan_s if grace is None else grace
+    supervisor = Supervisor(trainer, Companion(), start, LogMonitor(), grace_s=grace_s, save_signal=save_signal)
     status = supervisor.run()
     _tell_end(supervisor, quiet=common.quiet, is_strict=strict and status == 0)
     sys.exit(status)

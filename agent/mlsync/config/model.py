@@ -299,12 +299,12 @@ class AgentSettings:
         example='"30m"',
         name="join_logs",
     )
-    stop_within_s: float = key(
+    stop_within_s: float | None = key(
         duration,
         "The time on SIGTERM for a last pass over each run, with what changed up to then. It is shorter than "
         "`TimeoutStopSec` of the service.",
-        default='"25s"',
         example='"60s"',
+        unset="25 seconds, or what the place leaves if that is less: 4 in a pod of RunPod, 8 in another container",
         name="stop_within",
     )
     silence_factor: int = key(

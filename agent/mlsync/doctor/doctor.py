@@ -65,10 +65,12 @@ def _checks_here(config: Config) -> Iterator[Check]:
         yield Check(SUBJECT, lambda: diagnose_device(config))
         from mlsync.doctor import notices  # late, as above
         from mlsync.preemption.find import find_platforms
+        from mlsync.preemption.grace import grace_here
 
         # With none of them the agent was told not to listen.
         if (listened := config.preemption.notices) != ():
             yield Check(notices.SUBJECT, lambda: notices.diagnose_notices(find_platforms(listened)))
+        yield Check(notices.GRACE, lambda: [notices.diagnose_grace(config.preemption.grace_s, grace_here(listened))])
 
 
 def _diagnose_events(config: Config) -> Iterator[Diagnosis]:

@@ -8,9 +8,11 @@ from typing import Final
 
 from mlsync.doctor.findings import Diagnosis, Grade
 from mlsync.preemption.find import FoundPlatform
+from mlsync.preemption.grace import Grace
 from mlsync.preemption.platform import Description
 
 SUBJECT: Final = "notice of an end"
+GRACE: Final = "time after SIGTERM"
 _TOO_SHORT: Final = (
     "what is in no version by then is lost: checkpoints have to be in the store before the notice, as the agent does"
 )
@@ -35,3 +37,12 @@ def told(platform: Description, why: str) -> Diagnosis:
     times = f"{platform.lead_s:g} s before the end, and {platform.grace_s:g} s from SIGTERM to SIGKILL"
     means = _TOO_SHORT if min(platform.lead_s, platform.grace_s) < _SHORT_S else ""
     return Diagnosis(SUBJECT, Grade.FINE, f"{shown}: {times}", means, platform.advice or "")
+
+
+def diagnose_grace(configured_s: float | None, here: Grace) -> Diagnosis:
+    """Return how long a last backup may take after SIGTERM, by the configuration or else by the place."""
+    grace = here if configured_s is None else Grace(configured_s, "signal_grace in the configuration")
+    what = f"SIGKILL comes after {grace.kill_s:g} s ({grace.why}); mlsync run plans with {grace.plan_s:g} s"
+    means = _TOO_SHORT if grace.kill_s < _SHORT_S else ""
+    advice = "if it is another time here: signal_grace under [preemption], or mlsync run --grace"
+    return Diagnosis(GRACE, Grade.FINE, what, means, advice)

@@ -24,6 +24,7 @@ from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
+from mlsync.service.grace import stop_within_s
 from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import RunJob, hung_after_s
 from mlsync.service.news import News
@@ -78,7 +79,7 @@ class AgentOptions:
             status_file=config.state_directory / STATUS_FILE,
             every=agent.every,
             timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s, agent.join_logs_s),
-            stop_within_s=agent.stop_within_s,
+            stop_within_s=stop_within_s(config),
             hung_after_s=hung_after_s(config.proof.timeout_s),
             silence_factor=agent.silence_factor,
             preemption=PreemptionOptions.of(config),

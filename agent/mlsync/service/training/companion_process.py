@@ -32,6 +32,7 @@ from mlsync.monitor import Monitor
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.daily_prune import DailyPrune
+from mlsync.service.grace import stop_within_s
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
@@ -171,7 +172,7 @@ class CompanionProcess:
     def terminated(self) -> None:
         """End with a last pass if nobody is there any more who would say so."""
         if os.getppid() != self._parent and self._end is None:
-            self._end_by(End(time.monotonic() + self._start.config.agent.stop_within_s))
+            self._end_by(End(time.monotonic() + stop_within_s(self._start.config)))
 
     def _tell_stored(self, made: PassResult) -> None:
         stored = {"run": made.run, "version": made.version, "checkpoint_ns": made.newest_checkpoint_ns}
