@@ -85,8 +85,8 @@ def _length(_context: click.Context, _option: click.Parameter, value: str | None
     "--grace",
     callback=_length,
     metavar="TIME",
-    help="From SIGTERM until all is stored: less than passes before SIGKILL. By default by the place: 4s on RunPod, "
-    "8s in a Docker container, 25s under Kubernetes or Slurm and elsewhere; mlsync doctor shows it.",
+    help="From SIGTERM until all is stored; by default 4s on RunPod, 8s in a Docker container, 25s under Kubernetes, "
+    "Slurm and elsewhere (mlsync doctor says why).",
 )
 @click.option(
     "--save-signal",
