@@ -14,7 +14,6 @@ from mlsync.errors import KeyServiceRefused, KeyServiceUnavailable
 from mlsync.kms.key import AwsKey
 from mlsync.repository.keys.keyslot import KmsKey
 from mlsync.repository.repository import Repository
-from mlsync.service.agent import AgentOptions
 from mlsync.service.backup_job import RepositoryOpener
 from mlsync.store.directory.store import DirectoryStore
 
@@ -42,7 +41,7 @@ def test_kms_is_asked_once_and_waited_for(opener, kms_process):
     name = opener._unlock.service.name
 
     def find():
-        return _find(opener.config, AgentOptions.of(opener.config), lambda _config: opener.opened(threading.Event()))
+        return _find(opener.config, lambda _config: opener.opened(threading.Event()))
 
     kms_process.answer(name, 400, {"__type": "DependencyTimeoutException"})
     assert isinstance(find(), KeyServiceUnavailable)
