@@ -66,7 +66,6 @@ def test_too_many_at_once_take_their_number(five):
     [
         (["--keep", "lst 3"], 2, "'lst 3' is no rule: did you mean last?"),
         (["--keep", "best 1 by fitnes"], 99, "did you mean best_fitness?"),
-        (["--keep", "registered"], 99, "not known which versions a registry"),
         (["3", "--keep", "last 3"], 2, "not both"),
         (["3", "--yes-remove", "3"], 2, "not both"),
         (["--run", "nobody"], 14, "no run named 'nobody'"),

@@ -74,7 +74,7 @@ def table(value: Any) -> list[bytes]:
     return packs
 
 
-def room(value: Any) -> None:
+def room(value: Any, *known: str) -> None:
     """The last position of what has room for additions."""
     if value is None:
         return
@@ -82,7 +82,7 @@ def room(value: Any) -> None:
     need(all(re.fullmatch("!?[a-z][a-z0-9-]{0,62}", name) for name in value))
     plain(value, 8)
     need(len(msgspec.msgpack.encode(value)) <= 64 << 10)
-    if any(name[0] == "!" for name in value):
+    if any(name[0] == "!" and name not in known for name in value):
         raise Newer
 
 
@@ -317,7 +317,7 @@ def evaluation(value: Any, run: str, number: int, manifest: bytes) -> None:
 def decision(value: Any, run: str, number: int) -> None:
     """A decision of that run and number."""
     fields = array(value, 10)
-    room(fields[9])
+    room(fields[9], "!registered")
     need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
     if fields[2] is not None:
         before, digest = array(fields[2], 2)
@@ -344,6 +344,24 @@ def decision(value: Any, run: str, number: int) -> None:
         need(not any(first <= version <= last for version in (*pinned, *forgotten)))
         end = last
     need(len(fields[8]) <= 100_000 and not set(pinned) & set(forgotten))
+    if "!registered" in (fields[9] or {}):
+        registered(fields[9]["!registered"], forgotten, fields[8])
+
+
+def registered(value: Any, forgotten: list[int], gone: list[Any]) -> None:
+    """What is registered of versions that are neither forgotten nor gone."""
+    need(type(value) is list and value)
+    before: tuple[Any, ...] = ()
+    for version, half, place, model, number, where, made in [array(one, 7) for one in value]:
+        need(is_int(version, *NUMBER) and type(half) is bytes and len(half) == 16 and is_int(made, *TIME))
+        need(is_int(number, 1, (1 << 63) - 1))
+        need(all(type(text) is str and 1 <= len(text.encode()) <= 1000 for text in (place, model)))
+        need(type(where) is bytes)
+        if where:
+            path(where)
+        need(version not in forgotten and not any(first <= version <= last for first, last, *_ in gone))
+        need(before < (version, place.encode(), model.encode(), number))
+        before = version, place.encode(), model.encode(), number
 
 
 def epoch(value: Any, number: int) -> None:

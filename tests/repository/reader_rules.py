@@ -603,9 +603,20 @@ PROOF_RULES = [
 ]
 
 HALF = bytes(16)
+# What is registered: the version, half of its manifest's digest, place, model, number, path, time
+AS_MODEL = [5, HALF, "https://mlflow.example", "yolo", 3, b"weights/best.pt", 0]
 PIN = [7, HALF, "", "", 0]
 ITEM = [7, HALF, "by hand", 0]
 SPAN = [7, 9, "by hand", 0]
+
+# The position of what comes second, and a value by which it would have to come first or is the same
+LOWER = ((4, 3), (4, 2), (3, "Z"), (2, "A"), (0, 4), (5, b""))
+
+
+def as_model(at: int, value: Any) -> Any:
+    """Return a room with what is registered, and *value* at one position of it."""
+    return {"!registered": [[*AS_MODEL[:at], value, *AS_MODEL[at + 1 :]]]}
+
 
 DECISION_RULES = [
     Rule(101, "decision", "10 positions", [((9,), DROPPED), ((10,), 0)]),
@@ -725,6 +736,44 @@ DECISION_RULES = [
             ((8,), [[at, at, "x", 0] for at in range(6, 100_007)]),
         ],
         kept=[((6,), [[at, HALF, "", "", 0] for at in range(5, 1005)])],
+    ),
+    Rule(
+        196,
+        "`!registered`",
+        "in the room of a decision: an array of 1 or more arrays of 7 positions",
+        each(
+            [(9,)], *({"!registered": value} for value in ([], None, {}, [[]], [1], [AS_MODEL[:-1]], [[*AS_MODEL, 0]]))
+        ),
+        kept=[((9,), {"!registered": [AS_MODEL]})],
+    ),
+    Rule(
+        197,
+        "`!registered`",
+        "version, half and time are as in a pin; the number is an int from 1 to 2⁶³ - 1",
+        each([(9,)], *(as_model(0, value) for value in (0, -1, NUMBER_MAX + 1, 5.0, True, None)))
+        + each([(9,)], *(as_model(1, value) for value in (bytes(15), bytes(17), "x" * 16)))
+        + each([(9,)], *(as_model(6, value) for value in (1 << 63, None, 0.0)))
+        + each([(9,)], *(as_model(4, value) for value in (0, -1, 1 << 63, "3", 3.0, True))),
+        kept=each([(9,)], as_model(0, NUMBER_MAX), as_model(6, -COUNT_MAX), as_model(4, COUNT_MAX)),
+    ),
+    Rule(
+        198,
+        "`!registered`",
+        "place and model are strs of 1 to 1,000 bytes; the path is a bin, empty or one that an entry may have",
+        each([(9,)], *(as_model(2, value) for value in ("", "x" * 1001, "é" * 501, b"x", None)))
+        + each([(9,)], *(as_model(3, value) for value in ("", "x" * 1001, b"x")))
+        + each([(9,)], *(as_model(5, value) for value in ("x", b"/a", b"../a", b"a//b", b"a/", b"a\0b", None))),
+        kept=each([(9,)], as_model(2, "x" * 1000), as_model(3, "é" * 500), as_model(5, b""), as_model(5, b"a/b")),
+    ),
+    Rule(
+        199,
+        "`!registered`",
+        "they rise by version, place, model and number, the strs by their bytes; no version is forgotten or gone",
+        each(
+            [(9,)], *({"!registered": [AS_MODEL, [*AS_MODEL[:at], value, *AS_MODEL[at + 1 :]]]} for at, value in LOWER)
+        )
+        + each([(9,)], *(as_model(0, value) for value in (1, 3, 4))),
+        kept=each([(9,)], {"!registered": [AS_MODEL, [*AS_MODEL[:4], 4, b"", 0]]}),
     ),
 ]
 

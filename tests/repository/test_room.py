@@ -8,7 +8,6 @@ from forged import EXAMPLES, changed, packed, proof_value, read_proof, read_root
 from format_parts import bare_entry, commit_unknown, new_repository, version
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository.encoding import room
 from mlsync.repository.encoding.room import ROOM_BYTES_MAX, check_room
 from mlsync.repository.encoding.tokens import EntryKind
 
@@ -95,12 +94,11 @@ def test_a_time_is_no_value_of_the_room():
         read_root(plain.replace(msgspec.msgpack.encode("HERE"), time))
 
 
-def test_a_name_that_is_understood_is_not_refused(monkeypatch):
+def test_a_name_that_is_understood_is_not_refused():
     """What this mlsync understands is not refused."""
-    monkeypatch.setattr(room, "_UNDERSTOOD", frozenset({"!acl"}))
-    check_room({"!acl": 1}, "the version", "here")
+    check_room({"!acl": 1}, "the version", "here", understood=("!acl",))
     with pytest.raises(FormatUnsupported, match="needs !other, which"):
-        check_room({"!acl": 1, "!other": 1}, "the version", "here")
+        check_room({"!acl": 1, "!other": 1}, "the version", "here", understood=("!acl",))
 
 
 def test_no_writer_commits_what_readers_refuse():

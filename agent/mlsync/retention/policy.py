@@ -1,8 +1,9 @@
 """Apply a policy to the versions of a run: which are kept and why, and which are removed.
 
 A version is kept if any rule keeps it, or if it is one that no policy may remove: the newest, the newest proved, the
-newest that training can resume from, the best, pinned ones, those younger than the grace, those whose date has not come
-yet, and those whose content of a file stands in a version that is kept, because that file was torn or broken.
+newest that training can resume from, the best, pinned and registered ones, those younger than the grace, those whose
+date has not come yet, and those whose content of a file stands in a version that is kept, because that file was torn or
+broken.
 
 What holds, for one moment and one list of versions: the order of the list does not matter; one more rule, or a rule
 with a higher count, removes nothing more; and what is left, given to the same policy again, loses nothing.
@@ -126,6 +127,8 @@ def _protect(history: History, grace_s: float, reasons: dict[int, list[str]]) ->
             reasons[one.number].append("best")
         if one.is_pinned:
             reasons[one.number].append("pinned")
+        if one.is_registered:
+            reasons[one.number].append("registered")
         if history.is_of_future(one):
             reasons[one.number].append("dated in the future")
         elif one.made_ns > young_ns:

@@ -349,13 +349,14 @@ class _Check:
     def _check_decided(
         self, run_id: bytes, newest: ManifestRoot, opened: Mapping[int, StoredVersion], listed: Collection[int]
     ) -> None:
-        """Report a decision that is hidden, and pinned or forgotten versions that are not there as they were."""
+        """Report a decision that is hidden, and versions that are not there as something was decided of them."""
         run, decided = newest.run, self._decided.get(run_id, Decided(newest.run))
         key, text = hidden_decision(self._repository, run, decided, seen_decision(newest.room))
         # One that is listed and does not open is reported already.
         if key and (decided.number or key not in self._decisions.get(run_id, {}).values()):
             self._problem(key, text)
         halves = {pin.version: ("pinned", pin.manifest) for pin in decided.pins.values()}
+        halves |= {number: ("registered", items[0].manifest) for number, items in decided.registered.items()}
         halves |= {item.version: ("forgotten", item.manifest) for item in decided.forgotten.values()}
         for number, (how, manifest) in sorted(halves.items()):
             version_key = names.version(run_id, number)

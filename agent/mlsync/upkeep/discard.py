@@ -238,6 +238,10 @@ def _decide_gone(repository: Repository, planned: Discarding, by: By) -> None:
         if number in decided.pins:
             what = f"version {number} of run {planned.run!r} is pinned"
             raise DiscardRefused(what, where=planned.key, advice=f"if it is lost all the same: mlsync unpin {number}")
+        if number in decided.registered:
+            what = f"version {number} of run {planned.run!r} is registered as {decided.registered[number][0].uri}"
+            advice = f"if it is lost all the same: mlsync unregister {number}"
+            raise DiscardRefused(what, where=planned.key, advice=advice)
         draft.forgotten.pop(number, None)
         if decided.gone_as(number) is None:
             draft.gone = joined([*draft.gone, Gone(number, number, DISCARDED, by.now_ns)])

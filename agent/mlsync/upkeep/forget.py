@@ -53,6 +53,8 @@ class Needs:
         if number in self.decided.pins:
             name = self.decided.pins[number].name
             return f"it is pinned{f' as {name}' if name else ''}"
+        if number in self.decided.registered:
+            return f"it is registered as {self.decided.registered[number][0].uri}"
         if number in self.reasons:
             return self.reasons[number]
         staying = [other for other in self.kept_by.get(number, ()) if other not in going]
@@ -103,7 +105,8 @@ def forget(
 
     def change(decided: Decided, draft: NextState) -> None:
         pinned = {number: "it was pinned meanwhile" for number in going if number in decided.pins}
-        _refuse(run, pinned, repository.store.url)
+        registered = {number: "it was registered meanwhile" for number in going if number in decided.registered}
+        _refuse(run, pinned | registered, repository.store.url)
         for number, rule in going.items():
             if decided.dropped(number) is None:
                 digest = half(needs.listed[number].digest)

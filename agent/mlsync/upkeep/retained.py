@@ -208,6 +208,7 @@ def _facts(status: ProofStatus, decided: Decided) -> VersionFacts:
         is_as_required=is_proved(status),
         is_broken=status.broken_count > 0,
         is_pinned=root.number in decided.pins,
+        is_registered=root.number in decided.registered,
         is_forgotten=decided.dropped(root.number, status.stored.digest) is not None,
         sources=frozenset(trouble.kept for trouble in root.troubles if trouble.kept),
     )

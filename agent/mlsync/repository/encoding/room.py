@@ -8,7 +8,7 @@ it does not know. See docs/format.md, "Room".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -22,8 +22,6 @@ ROOM_BYTES_MAX: Final = 64 << 10
 DEPTH_MAX: Final = 8
 _NAME: Final = re.compile(r"!?[a-z][a-z0-9-]{0,62}")
 _REQUIRED: Final = "!"
-# The names that this mlsync understands: none so far.
-_UNDERSTOOD: Final[frozenset[str]] = frozenset()
 _PLAIN: Final = (type(None), bool, int, float, str, bytes)
 
 Room = dict[str, Any] | None
@@ -37,8 +35,11 @@ def room_of(values: Mapping[str, object]) -> Room:
     return {name: values[name] for name in sorted(values, key=str.encode) if values[name] is not None} or None
 
 
-def check_room(room: Room, noun: str, where: str) -> None:
-    """Raise ``ManifestDamaged`` for what no writer writes, and ``FormatUnsupported`` for what must be understood."""
+def check_room(room: Room, noun: str, where: str, understood: Collection[str] = ()) -> None:
+    """Raise ``ManifestDamaged`` for what no writer writes, and ``FormatUnsupported`` for what must be understood.
+
+    *understood* are the names with ``!`` that this mlsync knows in such an object.
+    """
     if room is None:
         return
     is_sound = (
@@ -49,7 +50,7 @@ def check_room(room: Room, noun: str, where: str) -> None:
     )
     if not is_sound:
         raise ManifestDamaged(f"the last position of {noun} holds what no writer writes", where=where)
-    unknown = sorted(name for name in room if name.startswith(_REQUIRED) and name not in _UNDERSTOOD)
+    unknown = sorted(name for name in room if name.startswith(_REQUIRED) and name not in understood)
     if unknown:
         raise newer(f"{noun} needs {', '.join(unknown)}, which is not known here", where)
 

@@ -1,4 +1,4 @@
-"""Decisions: objects that say which versions of a run are pinned, forgotten or gone for good.
+"""Decisions: objects that say which versions of a run are pinned, registered, forgotten or gone for good.
 
 Each decision holds the whole state of its run, so that readers need the newest one alone; it names the digest of the
 one before it. Its name has a tag that takes the master key: whoever may only create objects can plant none, and what he
@@ -22,6 +22,7 @@ from mlsync.repository import names, sealed_object
 from mlsync.repository.encoding.canonical import decode_as
 from mlsync.repository.encoding.room import Room, check_room
 from mlsync.repository.encoding.validation import check_previous, is_time
+from mlsync.repository.history.registered import ROOM_NAME, check_registered
 from mlsync.repository.history.seen_decision import HALF_BYTES
 from mlsync.repository.manifest import Previous
 from mlsync.repository.sealed_object import DECISION
@@ -123,7 +124,7 @@ def check_decision(decision: Decision, where: str) -> None:
     if not 0 < decision.number <= names.VERSION_MAX or not is_time(decision.made_ns):
         raise ManifestDamaged("the decision's number or time is out of bounds", where=where)
     check_previous(decision.previous, decision.number, where)
-    check_room(decision.room, "the decision", where)
+    check_room(decision.room, "the decision", where, understood=(ROOM_NAME,))
     sizes = (len(decision.pins), PINS_MAX), (len(decision.forgotten), ITEMS_MAX), (len(decision.gone), ITEMS_MAX)
     if any(count > bound for count, bound in sizes):
         raise ManifestDamaged("the decision holds more than any of ours", where=where)
@@ -131,6 +132,8 @@ def check_decision(decision: Decision, where: str) -> None:
         raise ManifestDamaged("what the decision says of versions is not as any writer makes it", where=where)
     if not _are_apart(decision):
         raise ManifestDamaged("the decision says two things of one version", where=where)
+    dropped = [(item.version, item.version) for item in decision.forgotten]
+    check_registered(decision.room, dropped + [(one.first, one.last) for one in decision.gone], where)
 
 
 def _are_pins(pins: Sequence[Pin]) -> bool:

@@ -12,8 +12,10 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
+
+import msgspec
 
 import mlsync
 from mlsync.codec.digest import run_id
@@ -30,6 +32,7 @@ from mlsync.errors import (
     VersionKept,
 )
 from mlsync.repository import names, sealed_object
+from mlsync.repository.encoding.room import ROOM_BYTES_MAX, Room, room_of
 from mlsync.repository.history.decision import (
     ITEMS_MAX,
     PINS_MAX,
@@ -42,6 +45,8 @@ from mlsync.repository.history.decision import (
     seal,
     tagged_number,
 )
+from mlsync.repository.history.registered import ROOM_NAME as REGISTERED_NAME
+from mlsync.repository.history.registered import Registered, by_version, registered_in, registered_value
 from mlsync.repository.history.seen_decision import SeenDecision, half
 from mlsync.repository.manifest import Previous
 from mlsync.repository.read_twice import read_twice
@@ -73,6 +78,7 @@ class Decided:
     gone: tuple[Gone, ...] = ()
     hidden: str | None = None
     next_number: int = 1
+    registered: Mapping[int, tuple[Registered, ...]] = field(default_factory=dict)
 
     @property
     def seen(self) -> SeenDecision | None:
@@ -123,6 +129,13 @@ class NextState:
     pins: dict[int, Pin]
     forgotten: dict[int, Forgotten]
     gone: tuple[Gone, ...]
+    registered: list[Registered]
+
+    @classmethod
+    def of(cls, decided: Decided) -> Self:
+        """Return what is decided now."""
+        registered = [one for items in decided.registered.values() for one in items]
+        return cls(dict(decided.pins), dict(decided.forgotten), decided.gone, registered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +188,9 @@ def decide(
         decided = find_decided(repository, run, seen)
         if not accept_hidden:
             decided.refuse_hidden(repository.store.url)
-        draft = NextState(dict(decided.pins), dict(decided.forgotten), decided.gone)
+        draft = NextState.of(decided)
         change(decided, draft)
-        if draft == NextState(dict(decided.pins), dict(decided.forgotten), decided.gone) and decided.hidden is None:
+        if draft == NextState.of(decided) and decided.hidden is None:
             return decided
         made = _decision(decided, draft, by)
         key = decision_key(repository.keys, run, made.number)
@@ -252,6 +265,7 @@ def state_of(decision: Decision, digest: bytes) -> Decided:
         decision.gone,
         None,
         decision.number + 1,
+        by_version(registered_in(decision.room)),
     )
 
 
@@ -297,9 +311,7 @@ def _with_hidden(decided: Decided, seen: SeenDecision | None, fault: str | None,
         hidden = hidden or f"decision {seen.number}, which a version names, is missing"
     elif seen is not None and decided.number == seen.number and half(decided.digest) != seen.half:
         hidden = f"decision {seen.number} is another one than was seen before"
-    return Decided(
-        decided.run, decided.number, decided.digest, decided.pins, decided.forgotten, decided.gone, hidden, next_number
-    )
+    return replace(decided, hidden=hidden, next_number=next_number)
 
 
 def _read(repository: Repository, key: str) -> tuple[Decision, bytes]:
@@ -328,7 +340,17 @@ def _decision(decided: Decided, draft: NextState, by: By) -> Decision:
         pins=tuple(pin for _, pin in sorted(draft.pins.items())),
         forgotten=tuple(item for _, item in sorted(draft.forgotten.items())),
         gone=draft.gone,
+        room=_room(decided.run, draft.registered),
     )
+
+
+def _room(run: str, registered: Iterable[Registered]) -> Room:
+    """Return the room of a decision; raise ``VersionKept`` if it would be more than an object has room for."""
+    room = room_of({REGISTERED_NAME: registered_value(registered)})
+    if len(msgspec.msgpack.encode(room)) > ROOM_BYTES_MAX:
+        what = f"run {run!r} has as many registered versions as it has room for"
+        raise VersionKept(what, advice="mlsync unregister lets go of those that no registry needs any more")
+    return room
 
 
 def _holds(repository: Repository, key: str, body: bytes) -> bool:
