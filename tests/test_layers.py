@@ -23,7 +23,7 @@ MODULES = {
     for path in (AGENT / "mlsync").rglob("*.py")
 }
 LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
-FLOWS = {"backup", "restore", "proving", "upkeep", "diff"}
+FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish"}
 BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
@@ -42,19 +42,24 @@ ARROWS = {
         "demo",
         "preemption",
         "tell",
+        "registry",
     },
+    # What MLflow's client loads: it opens a repository as a command does.
+    "mlflow_plugin": {"app", "config", "versions", *BELOW, "registry"},
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
     "service": {"app", "config", *FLOWS, *BELOW, "codec", "preemption", "tell"},
     # It looks at what the others work with, and does none of their work.
     "doctor": {"app", "config", "source", "proof", "repository", "store", "preemption"},
-    "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
-    "config": {"source", "kms", "retention", "preemption", "tell"},
+    "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store", "registry"},
+    "config": {"source", "kms", "retention", "preemption", "tell", "registry"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
     "restore": {"target", "versions", *BELOW, "codec", "formats"},
     "upkeep": {"versions", *BELOW, "codec", "store"},
     "diff": {"versions", *BELOW, "formats"},
     "proving": {"target", "versions", *BELOW, "formats"},
+    # What it hands on are the files that a restore would write.
+    "publish": {"restore", "target", "versions", *BELOW, "codec", "formats", "store", "registry"},
     "target": {"versions", "source", "repository", "codec"},
     "versions": {*BELOW, "codec", "formats"},
     # Pure functions of plain facts, which others gather.
@@ -66,6 +71,8 @@ ARROWS = {
     "preemption": set(),
     # Which words and which services: it knows nothing of runs and backups either.
     "tell": set(),
+    # Which models, and which server: it knows nothing of runs and backups either.
+    "registry": set(),
     "repository": {"codec", "store"},
     "codec": set(),
     "store": set(),
@@ -101,7 +108,10 @@ FORMATS = {
 }
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
-    "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
+    "mlflow": r"mlsync\.mlflow_plugin\.artifacts",
+    "onnxruntime": r"mlsync\.mlflow_plugin\.weights",
+    "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+|"
+    r"mlflow_plugin\.weights)",
     "boto3": r"mlsync\.store\.s3\..+",
     "botocore": r"mlsync\.(store\.s3\..+|kms\.requests)",
     "s3transfer": r"mlsync\.store\.s3\..+",
@@ -117,7 +127,7 @@ HOMES = {
     "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed
     "crc32c": r"mlsync\.formats\.libraries\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",
-    "numpy": r"mlsync\.(codec\.planes|proof\..+|diff\.drift|demo\.(numpy_.+|safetensors_file))",
+    "numpy": r"mlsync\.(codec\.planes|proof\..+|diff\.drift|demo\.(numpy_.+|safetensors_file)|mlflow_plugin\.weights)",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
 # such as click, cryptography and tenacity around the store, may come at once.)

@@ -106,6 +106,11 @@
     |  |- StoreLocationInvalid    75   a URL that names no store
     |  |- StoreBroken             76   the store gave an impossible answer
     |  `- ObjectArchived          77   an object is in cold storage and must be restored from it first
+    |- RegistryError
+    |  |- RegistryRefused        114   the registry of models does not take it
+    |  |- RegistryAway           115   the registry of models was not reached, or has a fault of its own
+    |  `- RegistryDenied         116   the registry of models does not accept the credentials
+    |- ExportRefused             117   an export would overwrite something else
     `- StateError
        |- StateFull               80   no room for the local state
        `- StateDamaged            81   the local state does not open; it may be deleted
@@ -855,6 +860,39 @@ class ObjectArchived(StoreError):
 
     exit_code = 77
     usual_advice = "let the bucket bring it back first: docs/s3.md has the commands"
+
+
+class RegistryError(Error):
+    """Something about a registry of models, such as MLflow's."""
+
+
+class RegistryRefused(RegistryError):
+    """The registry of models answered, and does not take what was sent; *is_missing*: it has no such thing."""
+
+    exit_code = 114
+    usual_advice = "docs/mlflow.md says what MLflow takes"
+    is_missing: bool = False
+
+
+class RegistryAway(RegistryError):
+    """The registry of models was not reached, or has a fault of its own that may pass."""
+
+    exit_code = 115
+    usual_advice = "check the tracking URI and the network, and give the command again; an agent tries again by itself"
+
+
+class RegistryDenied(RegistryError):
+    """The registry of models does not accept the credentials, or their rights are too few."""
+
+    exit_code = 116
+    usual_advice = "check token_file, or username and password_file, under [mlflow], or MLFLOW_TRACKING_TOKEN"
+
+
+class ExportRefused(Error):
+    """An export would overwrite a file or object with other content; nothing was overwritten."""
+
+    exit_code = 117
+    usual_advice = "look at it; to replace it, give --force, or choose another place with --to"
 
 
 class StateError(Error):

@@ -30,7 +30,7 @@ _BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
 GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
     "Every day": ("run", "backup", "now", "agent", "restore"),
-    "Look": ("versions", "show", "metrics", "diff"),
+    "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
     "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
     "Care": ("doctor", "notify", "check", "repair", "verify", "prove", "key", "service", "completion"),
 }

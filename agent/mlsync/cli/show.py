@@ -85,7 +85,8 @@ def show_command(
         status = replace(status, hidden=hidden)
         common.emit(show_json(status, manifest, logged, unknown, decided))
         return
-    print_report(manifest, logged, hidden, decided.pins.get(manifest.root.number))
+    number = manifest.root.number
+    print_report(manifest, logged, hidden, decided.pins.get(number), decided.registered.get(number, ()))
     if unknown:
         output.say()
         output.say_wrapped(in_words(unknown))

@@ -11,7 +11,7 @@ from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import versions_json
-from mlsync.cli.reports.show_report import pinned
+from mlsync.cli.reports.show_report import pinned, registered_as
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.repository.listing import runs
@@ -114,10 +114,11 @@ def _new_writers(statuses: list[ProofStatus]) -> list[str]:
 
 
 def _decided(one: RunVersions, status: ProofStatus) -> list[str]:
-    """Return that a version is pinned, or by what it is forgotten."""
+    """Return that a version is pinned or registered, or by what it is forgotten."""
     pin = one.decided.pins.get(status.root.number)
     dropped = one.decided.dropped(status.root.number, status.stored.digest)
-    return ([] if pin is None else [pinned(pin)]) + ([] if dropped is None else [by_rule(dropped)])
+    registered = [registered_as(item) for item in one.decided.registered.get(status.root.number, ())]
+    return ([] if pin is None else [pinned(pin)]) + registered + ([] if dropped is None else [by_rule(dropped)])
 
 
 def _hidden(status: ProofStatus) -> str:

@@ -23,6 +23,8 @@ from mlsync.config.units import DURATION, parse_duration, parse_size
 from mlsync.courtesy.timetable import Timetable, parse_timetable
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.kms.names import is_name
+from mlsync.registry.address import checked_url
+from mlsync.registry.names import refuse_alias, refuse_model
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.limit import ALLOWED as LIMIT_ALLOWED
 from mlsync.retention.limit import RemovalLimit, parse_limit
@@ -329,6 +331,41 @@ def secret_variable(value: Any, base: Path) -> str:
     if not (name.isascii() and name.isidentifier()) or name.startswith("MLSYNC_"):
         raise ValueError('a variable\'s name like "WECOM_URL", which does not begin with MLSYNC_')
     return name
+
+
+@kind("URL")
+def tracking_uri(value: Any, base: Path) -> str:
+    """Return the URL of an MLflow server, which holds no secret."""
+    try:
+        url, user, password = checked_url(text(value, base))
+    except ConfigInvalid as error:
+        raise ValueError(f"the address of an MLflow server ({error.what})") from None
+    if user or password:
+        raise ValueError("a URL without credentials in it; they belong in token_file or password_file")
+    return url
+
+
+@kind("text")
+def model_name(value: Any, base: Path) -> str:
+    """Return a name that MLflow takes for a model."""
+    name = text(value, base)
+    try:
+        refuse_model(name)
+    except ConfigInvalid as error:
+        raise ValueError(f"a name that MLflow takes, without / and : ({error.what})") from None
+    return name
+
+
+@kind("a list of texts")
+def aliases(value: Any, base: Path) -> tuple[str, ...]:
+    """Return aliases that MLflow takes; one alone may be a string."""
+    found = texts([value] if isinstance(value, str) else value, base)
+    for one in found:
+        try:
+            refuse_alias(one)
+        except ConfigInvalid as error:
+            raise ValueError(f'an alias like "champion" ({error.what})') from None
+    return found
 
 
 @kind("text")

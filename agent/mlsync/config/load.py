@@ -20,6 +20,7 @@ from mlsync.config.model import (
     HookSettings,
     KeySettings,
     LimitSettings,
+    MlflowSettings,
     NotifySettings,
     PreemptionSettings,
     ProofSettings,
@@ -148,6 +149,7 @@ class _Reader:
             proof=ProofSettings(**self._section("proof")),
             channels=self._channels(),
             hooks=HookSettings(**self._section("hooks")),
+            mlflow=MlflowSettings(**self._section("mlflow")),
             retention=RetentionSettings(**self._section("retention")),
             path=self._file,
         )
@@ -283,6 +285,10 @@ class _Reader:
             what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
             self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
         self._check_loading(config.proof)
+        if (config.mlflow.username is None) != (config.mlflow.password_file is None):
+            self._refuse(("mlflow", "username"), "username and password_file in [mlflow] need each other", None)
+        if config.mlflow.username and config.mlflow.token_file:
+            self._refuse(("mlflow", "token_file"), "both username and token_file in [mlflow]", "keep one of them")
         first: dict[str, int] = {}
         for index, watch in enumerate(config.watches):
             if watch.run in first:

@@ -17,6 +17,7 @@ from mlsync.config.every import Every
 from mlsync.config.keys import (
     REQUIRED,
     Key,
+    aliases,
     channel_name,
     command,
     duration,
@@ -30,6 +31,7 @@ from mlsync.config.keys import (
     keys_of,
     kms_key,
     listening_address,
+    model_name,
     names_or,
     number,
     one_of,
@@ -48,6 +50,7 @@ from mlsync.config.keys import (
     some_of,
     text,
     texts,
+    tracking_uri,
     variables,
 )
 from mlsync.config.places import default_state_directory
@@ -495,6 +498,68 @@ class HookSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MlflowSettings:
+    """In which MLflow server versions are registered, and as what; secrets are read where they are needed."""
+
+    tracking_uri: str | None = key(
+        tracking_uri,
+        "The MLflow server in which `mlsync register` and the agent register versions.",
+        example='"https://mlflow.example.org"',
+        unset="`MLFLOW_TRACKING_URI`",
+    )
+    on: str = key(
+        one_of("never", "best", "proved"),
+        'What the agent registers by itself: each version with a new `"best"` checkpoint, or each that is `"proved"`. '
+        "Both wait for the proof, and no backup waits for them.",
+        default='"never"',
+        example='"best"',
+    )
+    model: str | None = key(
+        model_name,
+        "The model that they become versions of. It is made if it is not there.",
+        example='"yolo"',
+        unset="the name of the run",
+    )
+    alias: tuple[str, ...] = key(
+        aliases,
+        "Aliases of the model that move to each version that is registered.",
+        default="[]",
+        example='"champion"',
+    )
+    token_file: Path | None = key(
+        path,
+        "The file with the token that MLflow wants. Its mode must be 0600.",
+        example='"/etc/mlsync/mlflow-token"',
+        unset="`username`, or `MLFLOW_TRACKING_TOKEN`",
+    )
+    username: str | None = key(
+        text,
+        "The user by which MLflow knows who asks.",
+        example='"mlsync"',
+        unset="`token_file`, or `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`",
+    )
+    password_file: Path | None = key(
+        path,
+        "The file with that user's password. Its mode must be 0600.",
+        example='"/etc/mlsync/mlflow-password"',
+        unset="no password",
+    )
+    ca_file: Path | None = key(
+        path,
+        "The certificate authority of a private MLflow server.",
+        example='"/etc/ssl/certs/mlflow.pem"',
+        unset="`MLFLOW_TRACKING_SERVER_CERT_PATH`, or the system's certificate authorities",
+    )
+    path: str | None = key(
+        text,
+        "The file or directory of a version that is the model; of several that a pattern matches the newest. "
+        '`"."` is all of the version.',
+        example='"weights/best.pt"',
+        unset="the one checkpoint with weights, or the one that is called `best`",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ProofSettings:
     """How checkpoints are proved; ``None`` means that the configuration does not say."""
 
@@ -648,6 +713,7 @@ class Config:
     proof: ProofSettings = field(default_factory=ProofSettings)
     channels: tuple[NotifySettings, ...] = ()
     hooks: HookSettings = field(default_factory=HookSettings)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     path: Path | None = None
 
@@ -686,6 +752,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "proof": keys_of(ProofSettings),
     "notify": keys_of(NotifySettings),
     "hooks": keys_of(HookSettings),
+    "mlflow": keys_of(MlflowSettings),
     "retention": keys_of(RetentionSettings),
 }
 

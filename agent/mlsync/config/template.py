@@ -53,6 +53,7 @@ def template(
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
     parts += ["", "#[[notify]]", *_lines(TABLES["notify"], {})]
     parts += ["", "[hooks]", *_lines(TABLES["hooks"], {})]
+    parts += ["", "[mlflow]", *_lines(TABLES["mlflow"], {})]
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"

@@ -89,7 +89,10 @@ def unpin(repository: Repository, run: str, text: str, by: By, *, accept_hidden:
             which = f"version {text}" if text.isdecimal() else repr(text)
             pinned = ", ".join(one.name or str(number) for number, one in sorted(decided.pins.items()))
             what = f"{which} of run {run!r} is not pinned"
-            raise VersionMissing(what, where=repository.store.url, advice=f"pinned: {pinned or 'none'}")
+            advice = f"pinned: {pinned or 'none'}"
+            if text.isdecimal() and int(text) in decided.registered:
+                advice = f"it is registered: mlsync unregister {text}; {advice}"
+            raise VersionMissing(what, where=repository.store.url, advice=advice)
         del draft.pins[found.version]
         removed[:] = [found]
 

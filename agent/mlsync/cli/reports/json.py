@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
     from mlsync.proving.verify import VerifyResult
+    from mlsync.publish.register import RegisterResult
     from mlsync.repository.history.decision import Pin
     from mlsync.repository.history.decisions import By, Decided
+    from mlsync.repository.history.registered import Registered
     from mlsync.repository.manifest import Entry, Manifest, Trouble
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.service.here import RunHere
@@ -173,6 +175,7 @@ def _decided_json(decided: Decided) -> dict[str, object]:
     return {
         "run": decided.run,
         "pinned_count": len(decided.pins),
+        "registered_count": len(decided.registered),
         "forgotten_count": len(decided.forgotten),
         "gone_count": decided.gone_count,
         "hidden": decided.hidden,
@@ -186,6 +189,43 @@ def _pin_json(pin: Pin) -> dict[str, object]:
 def pin_json(run: str, pin: Pin, *, was_forgotten: bool) -> dict[str, object]:
     """Return the value of ``mlsync pin`` and ``unpin``."""
     return {"run": run, "version": pin.version, "pin": _pin_json(pin), "was_forgotten": was_forgotten}
+
+
+def register_json(done: RegisterResult) -> dict[str, object]:
+    """Return the value of ``mlsync register``."""
+    return {
+        "run": done.run,
+        "version": done.version,
+        "path": path(done.path),
+        "tracking_uri": done.place,
+        "model": done.model,
+        "model_version": done.number,
+        "uri": done.uri,
+        "source": done.source,
+        "aliases": list(done.aliases),
+        "sha256": done.sha256,
+        "is_new": done.is_new,
+    }
+
+
+def unregister_json(run: str, version: int, removed: Iterable[Registered], deleted: Iterable[str]) -> dict[str, object]:
+    """Return the value of ``mlsync unregister``."""
+    return {
+        "run": run,
+        "version": version,
+        "removed": [_registered_json(one) for one in removed],
+        "deleted_in_mlflow": list(deleted),
+    }
+
+
+def _registered_json(one: Registered) -> dict[str, object]:
+    return {
+        "tracking_uri": one.place,
+        "model": one.model,
+        "model_version": one.number,
+        "path": path(one.path),
+        "when": iso(one.made_ns),
+    }
 
 
 def forget_json(shown: Forgetting, by: By, *, is_dry_run: bool) -> dict[str, object]:
@@ -284,6 +324,7 @@ def _version_json(status: ProofStatus, decided: Decided) -> dict[str, object]:
         "trouble_count": len(root.troubles),
         "notes": list(root.notes),
         "pin": None if pin is None else _pin_json(pin),
+        "registered": [_registered_json(one) for one in decided.registered.get(root.number, ())],
         "forgotten": None if forgotten is None else {"rule": forgotten.rule, "when": iso(forgotten.forgotten_ns)},
     }
 

@@ -11,6 +11,7 @@ from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.history.decision import Pin
+from mlsync.repository.history.registered import Registered
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.source.paths import natural
 from mlsync.source.temporary_names import is_temporary
@@ -27,7 +28,11 @@ _SAID: Final = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "
 
 
 def print_report(
-    manifest: Manifest, logged: Logged, hidden: HiddenProofs | None = None, pin: Pin | None = None
+    manifest: Manifest,
+    logged: Logged,
+    hidden: HiddenProofs | None = None,
+    pin: Pin | None = None,
+    registered: Iterable[Registered] = (),
 ) -> None:
     """Print the version, its files in natural order by directory, and what was found in them, or is hidden."""
     root = manifest.root
@@ -35,6 +40,8 @@ def print_report(
     _print_summary(root)
     if pin is not None:
         output.say_wrapped(pinned(pin))
+    for one in registered:
+        output.say_wrapped(f"{registered_as(one)} at {one.place}")
     if hidden is not None:
         output.say_wrapped(f"proof hidden: {hidden}")
         for key in hidden.keys[:_HIDDEN_SHOWN]:
@@ -56,6 +63,11 @@ def print_report(
 def pinned(pin: Pin) -> str:
     """Return how a version is pinned, and why."""
     return "pinned" + (f" as {pin.name}" if pin.name else "") + (f": {pin.reason}" if pin.reason else "")
+
+
+def registered_as(one: Registered) -> str:
+    """Return as what a version is registered, or what of it."""
+    return f"registered as {one.uri}" + (f" ({output.path(one.path)})" if one.path else "")
 
 
 def _print_summary(root: ManifestRoot) -> None:

@@ -1,0 +1,1 @@
+"""MLflow's registry of models: its addresses, names and requests. It knows nothing of runs and backups."""
