@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,14 +92,12 @@ def _tensors(file: Path) -> Any:
 
 
 def _from_safetensors(file: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
+    for flavor in ("torch", "numpy"):
         try:
-            from safetensors.numpy import load_file
+            return import_module(f"safetensors.{flavor}").load_file(file)
         except ImportError:
-            raise _lacking("safetensors", file) from None
-    return load_file(file)
+            continue
+    raise _lacking("safetensors", file)
 
 
 def _onnx(file: Path) -> OnnxModel:

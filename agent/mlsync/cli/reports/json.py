@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
     from mlsync.proving.verify import VerifyResult
+    from mlsync.publish.export import Exported
     from mlsync.publish.register import RegisterResult
     from mlsync.repository.history.decision import Pin
     from mlsync.repository.history.decisions import By, Decided
     from mlsync.repository.history.registered import Registered
     from mlsync.repository.manifest import Entry, Manifest, Trouble
+    from mlsync.repository.repository import StoredVersion
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
@@ -225,6 +227,24 @@ def _registered_json(one: Registered) -> dict[str, object]:
         "model_version": one.number,
         "path": path(one.path),
         "when": iso(one.made_ns),
+    }
+
+
+def export_json(stored: StoredVersion, done: Iterable[Exported]) -> dict[str, object]:
+    """Return the value of ``mlsync export``."""
+    return {
+        "run": stored.root.run,
+        "version": stored.root.number,
+        "files": [
+            {
+                "path": path(one.path),
+                "to": one.where,
+                "size_bytes": one.size_bytes,
+                "sha256": one.sha256,
+                "is_new": one.is_new,
+            }
+            for one in done
+        ],
     }
 
 
