@@ -144,18 +144,24 @@ events. By environment variables there is one channel: `MLSYNC_NOTIFY_CHANNEL` s
 Commands of your own that the agent starts after events, with its own rights.
 [notifications.md](notifications.md#hooks) says more.
 """,
+    "s3": """\
+## [s3]
+
+How an S3 server is reached. Credentials do not belong here: they come from the environment or from `~/.aws`
+([s3.md](s3.md)). A repository in a directory does not use this table.
+""",
+    "mlflow": """\
+## [mlflow]
+
+Where versions are registered as versions of a model, and what the agent registers by itself. Credentials that are not
+here come from the variables of MLflow's own client. [mlflow.md](mlflow.md) explains all of it.
+""",
     "retention": """\
 ## [retention]
 
 Which versions `mlsync forget` keeps, and when what is forgotten goes. [retention.md](retention.md) explains the rules.
 The same keys except `prune` may stand in `[watch.retention]` below a `[[watch]]`, for its run alone: a key that is not
 there is taken from `[retention]`.
-""",
-    "s3": """\
-## [s3]
-
-How an S3 server is reached. Credentials do not belong here: they come from the environment or from `~/.aws`
-([s3.md](s3.md)). A repository in a directory does not use this table.
 """,
 }
 # What is worth a word besides what the template says.
@@ -200,14 +206,22 @@ def page() -> str:
     """Return the page as Markdown."""
     parts = [_HEAD]
     for name, introduction in _TABLES.items():
-        parts += [introduction, *_keys(TABLES[name] if name else TOP)]
+        parts += [introduction, *_keys(name)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def _keys(keys: Mapping[str, Key]) -> Iterator[str]:
-    for name, key in keys.items():
-        yield f"### {name}\n"
-        yield _wrapped(f"{key.why} {_MORE.get(name, '')}") + "\n"
+def heading(table: str, name: str) -> str:
+    """Return the heading of a key, which other pages can link to: with its table if an earlier one has the name too."""
+    earlier = list(_TABLES)[: list(_TABLES).index(table)]
+    is_taken = any(name in (TABLES[other] if other else TOP) for other in earlier)
+    return f"{table}.{name}" if is_taken else name
+
+
+def _keys(table: str) -> Iterator[str]:
+    for name, key in (TABLES[table] if table else TOP).items():
+        shown = heading(table, name)
+        yield f"### {shown}\n"
+        yield _wrapped(f"{key.why} {_MORE.get(shown, '')}") + "\n"
         yield "| type | default | example |"
         yield "|---|---|---|"
         yield f"| {_cell(_type(key))} | {_cell(_default(key))} | `{name} = {key.example}` |\n"

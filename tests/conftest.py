@@ -19,6 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fake_mlflow import FakeMlflow
 from fault_proxy import FaultProxy
 from kms_service import KmsService
 from seaweed import S3Server, Seaweed
@@ -166,6 +167,14 @@ def kms_process() -> Iterator[KmsService]:
     service = KmsService()
     yield service
     service.stop()
+
+
+@pytest.fixture
+def mlflow() -> Iterator[FakeMlflow]:
+    """A stand-in for an MLflow server, with no model."""
+    fake = FakeMlflow()
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture(scope="session")

@@ -324,7 +324,14 @@ def test_what_is_decided_is_as_documented(saved):
     compare("mlsync versions", value, "versions")
     assert value["versions"][0]["pin"]["name"] == "paper"
     assert value["decided"] == [
-        {"run": "yolo", "pinned_count": 1, "forgotten_count": 0, "gone_count": 0, "hidden": None}
+        {
+            "run": "yolo",
+            "pinned_count": 1,
+            "registered_count": 0,
+            "forgotten_count": 0,
+            "gone_count": 0,
+            "hidden": None,
+        }
     ]
     compare("mlsync show", one_value(saved.good("show", "paper", "--json")), "show")
     compare("mlsync pin", one_value(saved.good("unpin", "1", "--json")), "unpin")
@@ -339,6 +346,21 @@ def test_what_is_decided_is_as_documented(saved):
     refused = one_value(saved.run("forget", "--yes", "--keep", "every 1 steps", "--json"))
     compare("mlsync forget without numbers", refused, "refused rules")
     compare("mlsync unforget", one_value(saved.good("unforget", "1", "--json")), "unforget")
+
+
+def test_what_is_handed_on_is_as_documented(saved, mlflow):
+    """What is registered, let go and exported has the documented fields."""
+    register = ("register", "--tracking-uri", mlflow.url, "--allow-unproved", "--json")
+    compare("mlsync register", one_value(saved.good(*register)), "register")
+    compare("mlsync register", one_value(saved.good(*register, "--path", ".")), "register all")
+    compare("mlsync show", one_value(saved.good("show", "--json")), "show")
+    value = one_value(saved.good("versions", "--json"))
+    compare("mlsync versions", value, "versions")
+    assert [one["model_version"] for one in value["versions"][-1]["registered"]] == [1, 2]
+    compare("mlsync unregister", one_value(saved.good("unregister", "2", "--delete", "--json")), "unregister")
+    value = one_value(saved.good("export", "2", "results.csv", "--to", saved.base / "copy", "--json"))
+    compare("mlsync export", value, "export")
+    assert value["files"][0]["is_new"]
 
 
 def test_a_service_is_as_documented(machine):

@@ -31,8 +31,10 @@ GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
     "Every day": ("run", "backup", "now", "agent", "restore"),
     "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
-    "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
-    "Care": ("doctor", "notify", "check", "repair", "verify", "prove", "key", "service", "completion"),
+    "Care": (
+        *("pin", "unpin", "forget", "unforget", "prune"),
+        *("doctor", "notify", "check", "repair", "verify", "prove", "key", "service", "completion"),
+    ),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
 

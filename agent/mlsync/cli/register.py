@@ -16,35 +16,23 @@ from mlsync.errors import Stopped
 from mlsync.publish.chosen import as_path
 from mlsync.publish.register import RegisterOptions, RegisterResult, newest_proved, register
 from mlsync.registry.names import refuse_alias, refuse_model, tag
-from mlsync.versions.select import find_run, find_version
+from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
 Examples:
   mlsync register best --model yolo --alias champion
-  mlsync register 12 --model yolo --path weights/best.pt --tag dataset=coco-2017
+  mlsync register 12 --model yolo --path weights/best.pt --tag data=coco
 """
 
 
 @click.command("register", cls=Command, short_help="Register a version in MLflow, without an upload.", epilog=_EXAMPLES)
 @click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
 @run_option
-@click.option("--model", metavar="NAME", help="The model in MLflow; default: as configured, or the run's name.")
-@click.option(
-    "--alias",
-    "aliases",
-    multiple=True,
-    metavar="NAME",
-    help="An alias that moves to it, such as champion; also several times.",
-)
-@click.option(
-    "--path",
-    metavar="PATH",
-    help="The file or directory that is the model, or . for all; default: the version's one checkpoint, or best.*.",
-)
+@click.option("--model", metavar="NAME", help="The model; default: as configured, or the run's name.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="An alias to move to it; also several times.")
+@click.option("--path", metavar="PATH", help="What of it is the model; default: its one checkpoint, or best.*.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="One more tag; also several times.")
-@click.option(
-    "--tracking-uri", metavar="URL", help="The MLflow server; default: as configured, else MLFLOW_TRACKING_URI."
-)
+@click.option("--tracking-uri", metavar="URL", help="The server; else as configured, or MLFLOW_TRACKING_URI.")
 @click.option("--allow-unproved", is_flag=True, help="Also what is not proved yet; never what is broken.")
 @accept_rollback_option
 @common_options
@@ -60,12 +48,10 @@ def register_command(
     allow_unproved: bool,
     accept_rollback: bool,
 ) -> None:
-    """Register VERSION in MLflow: a number, latest, resumable, best, a time, or the name of a pin.
+    """Register VERSION in MLflow, else the newest proved one; nothing is uploaded.
 
-    Without VERSION it is the newest proved one. The model's version in MLflow says where the files are, and how they
-    were proved; nothing is uploaded. MLflow's client gets
-    them with pip install 'mlsync-agent[mlflow]' beside it. A registered version is kept, whatever rule would forget it,
-    until mlsync unregister. The same version again changes nothing but aliases and tags.
+    MLflow gets where the files are and how they were proved. Its client reads them with mlsync-agent[mlflow]. A
+    registered version is kept until mlsync unregister. The same again changes nothing but aliases and tags.
     """
     if model is not None:
         refuse_model(model)
@@ -78,7 +64,10 @@ def register_command(
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         repository = session.repository
         name = find_run(repository, run)
-        stored = newest_proved(repository, name) if version is None else find_version(repository, name, version)
+        if version is None and not allow_unproved:
+            stored = newest_proved(repository, name)
+        else:
+            stored = find_version(repository, name, version or LATEST)
 
         def refuse_stopped() -> None:
             if stop.is_set():
