@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from mlsync.errors import Error
-from mlsync.mlflow_plugin.description import MLMODEL, described
-from mlsync.mlflow_plugin.source_files import SourceFiles
+from mlsync.mlflow_plugin.description import MLMODEL
+from mlsync.mlflow_plugin.source_files import Listed, SourceFiles
 
 _READ_ONLY = "versions are made by mlsync backup and the agent, and never changed"
 
@@ -32,7 +32,8 @@ class MlsyncArtifactRepository(ArtifactRepository):
         try:
             found = self._files.listed(path or "")
             if not path and not any(one.path == MLMODEL for one in found):
-                found = [*found, *described(self._files)]
+                size_bytes = len(self._files.mlmodel())
+                found = [*found, Listed(MLMODEL, is_directory=False, size_bytes=size_bytes)]
         except Error as error:
             raise _as_mlflows(error) from error
         # A file lists nothing below itself: so MLflow's client tells it from a directory.

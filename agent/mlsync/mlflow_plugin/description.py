@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from mlsync.mlflow_plugin.source_files import Listed, SourceFiles
+from mlsync.registry.source import Source
 
 MLMODEL: Final = "MLmodel"
 _LOADER: Final = "mlsync.mlflow_plugin.weights"
 
 
-def described(files: SourceFiles) -> list[Listed]:
-    """Return the file ``MLmodel``, as it is listed."""
-    from mlsync.mlflow_plugin.source_files import Listed
-
-    return [Listed(MLMODEL, is_directory=False, size_bytes=len(mlmodel_of(files)))]
-
-
-def mlmodel_of(files: SourceFiles) -> bytes:
-    """Return the content of ``MLmodel``: JSON, which is YAML too."""
-    source, single = files.source, files.single()
+def mlmodel_of(source: Source, file_name: str | None) -> bytes:
+    """Return the content of ``MLmodel``, JSON, which is YAML too; *file_name* if the source is a file."""
     loads: dict[str, Any] = {"loader_module": _LOADER, "python_version": platform.python_version()}
-    if single is not None:
-        loads["data"] = os.fsdecode(single.path.rpartition(b"/")[2])
+    if file_name is not None:
+        loads["data"] = file_name
     about = {"run": source.run, "version": source.number, "path": os.fsdecode(source.path)}
     flavors = {"python_function": loads, "mlsync": about}
     # Escaped: names that are no UTF-8 have no other form in JSON.

@@ -88,21 +88,17 @@ class SourceFiles:
         except PathMissing:
             if below != MLMODEL:
                 raise
-            stream.write(mlmodel_of(self))
+            stream.write(self.mlmodel())
             return
         with self._repository().reader() as reader:
             for view in RestoredFile(reader, entry, lambda _bytes: None).stream():
                 stream.write(view)
 
-    @property
-    def source(self) -> Source:
-        """What the URI says."""
-        return Source.parse(self.uri)
-
-    def single(self) -> Entry | None:
-        """Return the file that the source is; ``None`` for a directory or a whole version."""
+    def mlmodel(self) -> bytes:
+        """Return the ``MLmodel`` for a source that has none."""
         source, entries = self._at("")
-        return self._single(source, entries)
+        single = self._single(source, entries)
+        return mlmodel_of(source, None if single is None else _name(single))
 
     def _single(self, source: Source, entries: Mapping[bytes, Entry]) -> Entry | None:
         found = entries.get(source.path) if source.path else None
