@@ -9,11 +9,11 @@ import pytest
 
 from mlsync.errors import ConfigInvalid, RegistryAway, RegistryDenied, RegistryRefused
 from mlsync.registry import rest as rest_module
-from mlsync.registry.address import Address, Given, address_of, checked_url
+from mlsync.registry.address import Given, Tracking, address_of, checked_url
 from mlsync.registry.mlflow import Registry
 from mlsync.registry.names import refuse_alias, refuse_model, tag
 from mlsync.registry.rest import Rest
-from mlsync.registry.source import Source
+from mlsync.registry.source import ModelSource
 
 DIGEST = bytes(range(32))
 SECRET = "s3cret-token-of-mlflow"
@@ -21,7 +21,7 @@ SECRET = "s3cret-token-of-mlflow"
 
 def registry(url: str, **more) -> Registry:
     """The registry at a URL."""
-    return Registry(Rest(Address(url, **more), timeout_s=0.5), sleep=lambda _seconds: None)
+    return Registry(Rest(Tracking(url, **more), timeout_s=0.5), sleep=lambda _seconds: None)
 
 
 def make(found: Registry, source: str = "mlsync:///yolo/1?id=0", digest: bytes = DIGEST):
@@ -123,7 +123,7 @@ def test_credentials_are_sent_and_never_said(mlflow, credentials):
     wrong = {name: value + "x" for name, value in credentials.items()}
     with pytest.raises(RegistryDenied) as caught:
         registry(mlflow.url, **wrong).make_model("yolo")
-    assert SECRET not in str(caught.value) + repr(Address(mlflow.url, **wrong))
+    assert SECRET not in str(caught.value) + repr(Tracking(mlflow.url, **wrong))
     assert "token" in caught.value.what or "user and password" in caught.value.what
     with pytest.raises(RegistryDenied, match="there are no credentials"):
         registry(mlflow.url).make_model("yolo")
@@ -220,8 +220,8 @@ def test_tags_that_mean_something_else_are_refused(text):
 @pytest.mark.parametrize("path", [b"", b"weights/best.pt", b"a b/%2f#?\xff", "é/模".encode()])
 def test_a_source_is_found_again(path):
     """What a source says is what it was made of, whatever the names."""
-    source = Source("run 1", 7, path, "s3://bucket/runs", "ab" * 16, "cd" * 32)
-    assert Source.parse(source.uri) == source
+    source = ModelSource("run 1", 7, path, "s3://bucket/runs", "ab" * 16, "cd" * 32)
+    assert ModelSource.parse(source.uri) == source
     assert source.uri.isascii()
 
 
@@ -238,12 +238,12 @@ def test_a_source_is_found_again(path):
 def test_a_source_that_is_none_is_refused(uri):
     """Whoever may write to the registry may write any source there."""
     with pytest.raises(ConfigInvalid, match="no source"):
-        Source.parse(uri)
+        ModelSource.parse(uri)
 
 
 def test_a_source_that_mlflow_would_cut_is_refused():
     """Databases keep 500 characters of it; and a URL with credentials is no place to show."""
     with pytest.raises(ConfigInvalid, match="keeps 500"):
-        _ = Source("run", 7, b"x" * 500, "s3://b", "ab" * 16, "cd" * 32).uri
+        _ = ModelSource("run", 7, b"x" * 500, "s3://b", "ab" * 16, "cd" * 32).uri
     with pytest.raises(ConfigInvalid, match="credentials"):
-        _ = Source("run", 7, b"x", "s3://key:secret@b", "ab" * 16, "cd" * 32).uri
+        _ = ModelSource("run", 7, b"x", "s3://key:secret@b", "ab" * 16, "cd" * 32).uri

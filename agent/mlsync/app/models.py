@@ -10,7 +10,7 @@ from mlsync.app.secrets import read_secret_line
 from mlsync.config.model import Config, MlflowSettings
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
-from mlsync.registry.address import Address, Given, address_of
+from mlsync.registry.address import Given, Tracking, address_of
 from mlsync.registry.mlflow import Registry
 from mlsync.registry.names import refuse_model
 
@@ -32,7 +32,7 @@ def registry_of(
     return Registry(Rest(address))
 
 
-def server_of(settings: MlflowSettings, url: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
+def server_of(settings: MlflowSettings, url: str | None = None, environ: Mapping[str, str] = os.environ) -> Tracking:
     """Return the server that is named, with the secrets from their files; another *url* counts before the settings'."""
     given = Given(
         url or settings.tracking_uri,

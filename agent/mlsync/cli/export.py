@@ -22,7 +22,7 @@ from mlsync.config.model import Config
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, Stopped
 from mlsync.monitor import Monitor
-from mlsync.publish.export import ExportOptions, Place, chosen_files, export
+from mlsync.publish.export import CopyPlace, ExportOptions, chosen_files, export
 from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.select import find_run, find_version
 
@@ -99,7 +99,7 @@ def _is_within(target: str, config: Config) -> bool:
 
 
 @contextmanager
-def _place(target: str, config: Config, monitor: Monitor) -> Iterator[Place]:
+def _place(target: str, config: Config, monitor: Monitor) -> Iterator[CopyPlace]:
     """Yield where copies go; raise ``ConfigInvalid`` for a place inside the repository, and for what is no place."""
     if _is_within(target, config):
         what = "the target is inside the repository, which holds nothing but what mlsync makes"

@@ -7,13 +7,13 @@ import os
 import platform
 from typing import Any, Final
 
-from mlsync.registry.source import Source
+from mlsync.registry.source import ModelSource
 
 MLMODEL: Final = "MLmodel"
 _LOADER: Final = "mlsync.mlflow_plugin.weights"
 
 
-def mlmodel_of(source: Source, file_name: str | None) -> bytes:
+def mlmodel_of(source: ModelSource, file_name: str | None) -> bytes:
     """Return the content of ``MLmodel``, JSON, which is YAML too; *file_name* if the source is a file."""
     loads: dict[str, Any] = {"loader_module": _LOADER, "python_version": platform.python_version()}
     if file_name is not None:

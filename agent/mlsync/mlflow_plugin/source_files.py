@@ -17,7 +17,7 @@ from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, HistoryRolledBack, PathMissing, RepositoryMissing
 from mlsync.mlflow_plugin.description import MLMODEL, mlmodel_of
 from mlsync.monitor import SilentMonitor
-from mlsync.registry.source import Source
+from mlsync.registry.source import ModelSource
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository
@@ -100,28 +100,28 @@ class SourceFiles:
         single = self._single(source, entries)
         return mlmodel_of(source, None if single is None else _name(single))
 
-    def _single(self, source: Source, entries: Mapping[bytes, Entry]) -> Entry | None:
+    def _single(self, source: ModelSource, entries: Mapping[bytes, Entry]) -> Entry | None:
         found = entries.get(source.path) if source.path else None
         return found if found is not None and found.kind is EntryKind.FILE else None
 
-    def _missing(self, source: Source) -> PathMissing:
+    def _missing(self, source: ModelSource) -> PathMissing:
         return PathMissing(f"version {source.number} of run {source.run!r} has nothing at {display(source.path)}")
 
-    def _at(self, below: str) -> tuple[Source, Mapping[bytes, Entry]]:
+    def _at(self, below: str) -> tuple[ModelSource, Mapping[bytes, Entry]]:
         """Return the source of what is at a path below this one, and the entries of its version."""
         # MLflow's client takes the last part of a URI for a path now and then, even that of a version.
         parts = urlsplit(self.uri)
         path = "/".join(
             [parts.path.rstrip("/"), *(quote(os.fsencode(one), safe="") for one in below.split("/") if one)]
         )
-        source = Source.parse(urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, "")))
+        source = ModelSource.parse(urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, "")))
         with self._lock:
             key = source.run, source.number
             if key not in self._versions:
                 self._versions[key] = self._entries(source)
             return source, self._versions[key]
 
-    def _entries(self, source: Source) -> Mapping[bytes, Entry]:
+    def _entries(self, source: ModelSource) -> Mapping[bytes, Entry]:
         repository = self._open(source).repository
         decided = decided_of(repository, source.run)
         refuse_gone(decided, source.number, repository.store.url)
@@ -136,7 +136,7 @@ class SourceFiles:
         assert self._session is not None
         return self._session.repository
 
-    def _open(self, source: Source) -> Session:
+    def _open(self, source: ModelSource) -> Session:
         if self._session is None:
             config = _configuration(source)
             passphrase = os.environ.get("MLSYNC_PASSPHRASE") or None
@@ -151,7 +151,7 @@ class SourceFiles:
         return self._session
 
 
-def _configuration(source: Source) -> Config:
+def _configuration(source: ModelSource) -> Config:
     """Return the configuration with which this machine reads the repository that a source is about.
 
     The machine's own counts if it is about that repository, which may be elsewhere by now. Otherwise the source says

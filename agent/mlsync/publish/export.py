@@ -26,7 +26,7 @@ from mlsync.versions.stored_file import RestoredFile
 SUFFIX: Final = b".sha256"
 
 
-class Place(Protocol):
+class CopyPlace(Protocol):
     """Where copies go."""
 
     def sha256(self, path: bytes, size_bytes: int, expected: str) -> str | None:
@@ -75,7 +75,7 @@ def chosen_files(manifest: Manifest, paths: Iterable[bytes]) -> list[Entry]:
 
 
 def export(
-    repository: Repository, files: Iterable[Entry], place: Place, options: ExportOptions, monitor: Monitor
+    repository: Repository, files: Iterable[Entry], place: CopyPlace, options: ExportOptions, monitor: Monitor
 ) -> list[Exported]:
     """Return when *place* has a copy of each file, and its SHA-256 beside it.
 
@@ -85,7 +85,9 @@ def export(
     return [_export(repository, entry, place, options, monitor) for entry in files]
 
 
-def _export(repository: Repository, entry: Entry, place: Place, options: ExportOptions, monitor: Monitor) -> Exported:
+def _export(
+    repository: Repository, entry: Entry, place: CopyPlace, options: ExportOptions, monitor: Monitor
+) -> Exported:
     # Read once before anything is written: so that what is there can be compared, and damage leaves nothing behind.
     digest = sha256_of(repository, entry, monitor, options.stop)
     there = place.sha256(entry.path, entry.size_bytes, digest)
@@ -110,7 +112,7 @@ def _stoppable(pieces: Iterator[memoryview], stop: Callable[[], None]) -> Iterat
         yield piece
 
 
-def _write_sum(place: Place, path: bytes, digest: str, *, force: bool) -> None:
+def _write_sum(place: CopyPlace, path: bytes, digest: str, *, force: bool) -> None:
     line = sum_line(path.rpartition(b"/")[2], digest)
     expected = hashlib.sha256(line).hexdigest()
     there = place.sha256(path + SUFFIX, len(line), expected)
@@ -128,5 +130,5 @@ def sum_line(name: bytes, digest: str) -> bytes:
     return mark + digest.encode() + b"  " + escaped + b"\n"
 
 
-def _refused(place: Place, path: bytes) -> ExportRefused:
+def _refused(place: CopyPlace, path: bytes) -> ExportRefused:
     return ExportRefused("there is something else under that name; it was left as it is", where=place.where(path))

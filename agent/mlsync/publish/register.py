@@ -17,7 +17,7 @@ from mlsync.publish.chosen import Chosen, choose, refuse_unproved
 from mlsync.publish.registrations import hold
 from mlsync.registry.mlflow import ModelVersion, Registry
 from mlsync.registry.names import OURS, VALUE_CHARS_MAX, as_key
-from mlsync.registry.source import Source
+from mlsync.registry.source import ModelSource
 from mlsync.repository.history.decisions import By
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository, StoredVersion
@@ -128,8 +128,8 @@ def sha256_of(repository: Repository, entry: Entry, monitor: Monitor, stop: Call
     return digest.hexdigest()
 
 
-def _source(repository: Repository, stored: StoredVersion, chosen: Chosen, options: RegisterOptions) -> Source:
-    return Source(
+def _source(repository: Repository, stored: StoredVersion, chosen: Chosen, options: RegisterOptions) -> ModelSource:
+    return ModelSource(
         stored.root.run,
         stored.root.number,
         chosen.path,

@@ -19,7 +19,7 @@ _EXAMPLE: Final = "https://mlflow.example.org"
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Tracking:
     """A server: its *url* without credentials and without a slash at the end; *user* and *password*, or a *token*.
 
     *ca_file* signs its certificate, *client_file* is our own; *is_unchecked* takes any certificate.
@@ -103,7 +103,7 @@ class Given:
     ca_file: Path | None = None
 
 
-def address_of(given: Given, environ: Mapping[str, str]) -> Address:
+def address_of(given: Given, environ: Mapping[str, str]) -> Tracking:
     """Return the server that is named; raise ``ConfigInvalid`` if none is, or not rightly."""
     text = given.url or environ.get(TRACKING_URI, "").strip()
     if not text:
@@ -130,7 +130,7 @@ def address_of(given: Given, environ: Mapping[str, str]) -> Address:
         what = "MLFLOW_TRACKING_INSECURE_TLS is set beside a certificate authority for MLflow"
         raise ConfigInvalid(what, advice="unset it: the authority makes it needless")
     client = _file(environ, "MLFLOW_TRACKING_CLIENT_CERT_PATH")
-    return Address(url, user, password, token, ca_file, client, is_unchecked)
+    return Tracking(url, user, password, token, ca_file, client, is_unchecked)
 
 
 def _file(environ: Mapping[str, str], variable: str) -> Path | None:

@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from mlsync.errors import ConfigInvalid, RegistryAway, RegistryDenied, RegistryError, RegistryRefused
-from mlsync.registry.address import Address
+from mlsync.registry.address import Tracking
 
 TIMEOUT_S: Final = 15.0
 # A list of model versions with all their tags.
@@ -46,7 +46,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class Rest:
     """Asks one server."""
 
-    def __init__(self, address: Address, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, address: Tracking, *, timeout_s: float = TIMEOUT_S) -> None:
         self.address = address
         self._timeout_s = timeout_s
         https = urllib.request.HTTPSHandler(context=_context(address))
@@ -131,7 +131,7 @@ class Rest:
         return RegistryAway(f"MLflow is not reached: {_plain(said)}", where=self.address.url)
 
 
-def _context(address: Address) -> ssl.SSLContext:
+def _context(address: Tracking) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=None if address.ca_file is None else str(address.ca_file))
         if address.client_file is not None:
@@ -146,7 +146,7 @@ def _context(address: Address) -> ssl.SSLContext:
     return context
 
 
-def _credentials(address: Address) -> dict[str, str]:
+def _credentials(address: Tracking) -> dict[str, str]:
     if address.user:
         pair = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
         return {"Authorization": f"Basic {pair}"}
@@ -155,7 +155,7 @@ def _credentials(address: Address) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _denied(status: int, address: Address) -> str:
+def _denied(status: int, address: Tracking) -> str:
     if not address.has_credentials:
         return f"MLflow wants to know who asks (status {status}), and there are no credentials"
     kind = "the user and password" if address.user else "the token"

@@ -22,7 +22,7 @@ _PARTS_MIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """A version, or what *path* names in it; ids are in hex."""
 
     run: str
