@@ -23,7 +23,7 @@ LIGHTNING = (MADE / "logs/lightning.csv").read_bytes()
 
 def events(*files: bytes):
     """The log in event files."""
-    return read_events(map(BytesSource, files))
+    return read_events([BytesSource(file) for file in files])
 
 
 def test_ultralytics_has_a_row_for_each_epoch():

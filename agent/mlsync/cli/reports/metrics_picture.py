@@ -26,7 +26,7 @@ _FONT, _SMALL = 17, 14
 # Lines are drawn this much larger, and so come out smooth.
 _LARGER: Final = 2
 _TICKS: Final = 5
-_WHITE, _INK, _FAINT, _GRID, _MARK, _CURVE = "#ffffff", "#24292f", "#6e7781", "#eaeef2", "#d4a72c", "#0969da"
+_WHITE, _INK, _FAINT, _GRID, _MARK, _CURVE = "#ffffff", "#24292f", "#6e7781", "#d8dee4", "#d4a72c", "#0969da"
 _DOTS_MAX: Final = 60
 _DASH: Final = 5
 
@@ -94,7 +94,7 @@ def _drawn(places: Places, names: Sequence[str], head: str, images: Any, drawing
             words.text((_LEFT - 10, box.y(tick)), number(tick), fill=_FAINT, font=small, anchor="rm")
     _write_axis(words, boxes[-1], places, small)
     written = io.BytesIO()
-    picture.quantize(64, method=images.Quantize.FASTOCTREE, dither=images.Dither.NONE).save(
+    picture.quantize(128, method=images.Quantize.FASTOCTREE, dither=images.Dither.NONE).save(
         written, "PNG", optimize=True
     )
     return written.getvalue()

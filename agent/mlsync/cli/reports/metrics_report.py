@@ -29,8 +29,10 @@ _NAMED_MAX: Final = 12
 _HEADER_CELLS: Final = 11
 _HEADER_CELLS_MAX: Final = 24
 _DIGITS: Final = 4
-# Numbers within these are written without an exponent; in a column, also beside one that is so many times larger.
-_WHOLE_MAX, _PLAIN_MIN, _PLAIN_MAX, _PLAIN_PART = 1e9, 1e-4, 1e6, 1e-3
+# Numbers within these are written without an exponent.
+_WHOLE_MAX, _PLAIN_MIN, _PLAIN_MAX = 1e9, 1e-4, 1e6
+# In a column, the least part of the largest that still has digits enough beside it, also where that is small itself.
+_PART, _SMALL, _PART_OF_SMALL = 1e-3, 1e-2, 0.1
 _PIECES: Final = re.compile(r"[^/_\- (]*[/_\- (]?")
 _KINDS: Final = {
     "ultralytics": "Ultralytics",
@@ -219,9 +221,10 @@ def column(values: Sequence[float | None]) -> list[str]:
     """Return numbers under one another: as many places as the largest needs, unless others would be lost by that."""
     finite = [abs(value) for value in values if value is not None and math.isfinite(value)]
     largest = max(finite, default=0.0)
+    part = _PART if largest >= _SMALL else _PART_OF_SMALL
     if all(value == int(value) for value in finite) and largest < _WHOLE_MAX:
         places = 0
-    elif not _PLAIN_MIN <= largest < _PLAIN_MAX or min(filter(None, finite)) < largest * _PLAIN_PART:
+    elif not _PLAIN_MIN <= largest < _PLAIN_MAX or min(filter(None, finite)) < largest * part:
         return ["" if value is None else number(value) for value in values]
     else:
         places = max(_DIGITS - 1 - math.floor(math.log10(largest)), 0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-Point = tuple[float, float]
+Point: TypeAlias = tuple[float, float]
 # The bits of the dots in a Braille character, by row and column
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _BRAILLE: Final = 0x2800
@@ -59,7 +59,8 @@ def curve(
     """Return *height* lines of *width* characters with the points and lines between them, the highest first."""
     wide, high = style.dots
     columns, rows = width * wide, height * high
-    places = sorted((across.place(x, columns), along.place(y, rows)) for x, y in points if math.isfinite(y))
+    places = [(across.place(x, columns), along.place(y, rows)) for x, y in points if math.isfinite(y)]
+    places.sort(key=lambda place: place[0])  # those of one column stay in their order
     lit = [[False] * columns for _ in range(rows)]
     for column, low, top in _strokes(places):
         for row in range(low, top + 1):
@@ -95,16 +96,17 @@ def _strokes(places: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int, int]
         last = column, rows[-1]
 
 
-def _line(begin: Point | tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int, int]]:
-    """Yield the strokes between two points of different columns; half of the way up belongs to each."""
+def _line(begin: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int, int]]:
+    """Yield the strokes from one point to another, farther right; each touches the one before."""
     (x, y), (last_x, last_y) = begin, end
     before = y
-    for column in range(int(x), last_x + 1):
-        part = min((column + 0.5 - x) / (last_x - x), 1.0)
-        after = y + part * (last_y - y)
-        low, high = sorted((round(before), round(after)))
-        yield column, low, high
-        before = after
+    for column in range(x + 1, last_x + 1):
+        row = round(y + (column - x) / (last_x - x) * (last_y - y))
+        if row > before:
+            yield column, min(before + 1, row), row
+        else:
+            yield column, row, max(before - 1, row)
+        before = row
 
 
 def _character(lit: list[list[bool]], row: int, column: int, style: Style) -> str:

@@ -14,21 +14,30 @@ _MORE = 0x80
 
 def fields_in(message: bytes, where: int) -> Iterator[tuple[int, int | bytes]]:
     """Yield number and value of each field, in order; ``ContainerBroken`` at offset *where* if it does not parse."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at, where)
+    at, end = 0, len(message)
+    while at < end:
+        # Almost all keys and lengths are one byte, for which a call would be most of the work
+        key = message[at]
+        if key < _MORE:
+            at += 1
+        else:
+            key, at = _varint(message, at, where)
         kind = key & 7
         if kind == _VARINT:
             value, at = _varint(message, at, where)
             yield key >> 3, value
             continue
         if kind == _BYTES:
-            length, at = _varint(message, at, where)
+            if at < end and message[at] < _MORE:
+                length = message[at]
+                at += 1
+            else:
+                length, at = _varint(message, at, where)
         elif kind in (_FIXED32, _FIXED64):
             length = 4 if kind == _FIXED32 else 8
         else:
             raise ContainerBroken("message with a field of an unknown kind", offset=where)
-        if at + length > len(message):
+        if at + length > end:
             raise ContainerBroken("message ends inside of a field", offset=where)
         part = message[at : at + length]
         at += length

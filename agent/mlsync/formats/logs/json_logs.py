@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mlsync.formats.logs.rows import LINE_BYTES_MAX, NAMES_MAX, Rows, TrainingLog, is_place, real
+from mlsync.formats.logs.rows import LINES_MAX, NAMES_MAX, Rows, TrainingLog, is_place, last_lines, real
 from mlsync.formats.logs.trainer_logs import state_of
 
 _DEPTH_MAX: Final = 3
@@ -17,7 +17,7 @@ def read_state(data: bytes) -> TrainingLog | None:
     state = state_of(data)
     history = None if state is None else state.get("log_history")
     rows = Rows()
-    for entry in history if isinstance(history, list) else ():
+    for entry in history[-LINES_MAX:] if isinstance(history, list) else ():
         if isinstance(entry, dict):
             rows.add(dict(_numbers(entry, "", 1)))
     return rows.log("huggingface-trainer")
@@ -29,10 +29,7 @@ def read_json_lines(data: bytes) -> TrainingLog | None:
     An object inside is read as names with a slash. A last line without its end may be whole, and else says nothing.
     """
     rows = Rows()
-    for line in data.split(b"\n"):
-        if len(line) > LINE_BYTES_MAX:
-            rows.note("a line that is too long is left out")
-            continue
+    for line in last_lines(data, rows):
         try:
             entry = json.loads(line) if line.lstrip()[:1] == b"{" else None
         except (ValueError, RecursionError):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
-from mlsync.formats.logs.rows import LINE_BYTES_MAX, Rows, TrainingLog, number_in
+from mlsync.formats.logs.rows import LINES_MAX, Rows, TrainingLog, last_lines, number_in
 
 _PARTS: Final = (2, 3)  # the oldest had no step
 
 
-def read_mlflow(metrics: Iterable[tuple[str, bytes]]) -> TrainingLog | None:
+def read_mlflow(metrics: Sequence[tuple[str, bytes]]) -> TrainingLog | None:
     """Return what the files of one of MLflow's runs say, given by the names of the metrics; ``None`` for nothing."""
     rows = Rows()
     for name, data in metrics:
-        for line in data[: data.rfind(b"\n") + 1].split(b"\n"):
-            parts = line.decode("ascii", "replace").split(" ") if len(line) <= LINE_BYTES_MAX else []
+        whole, _, _ = data.rpartition(b"\n")
+        for line in last_lines(whole, rows, LINES_MAX // len(metrics) + 1):
+            parts = line.decode("ascii", "replace").split(" ")
             if len(parts) not in _PARTS:
                 continue
             numbers = [number_in(part) for part in parts]

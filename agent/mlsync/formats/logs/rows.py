@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 #: What is longer is not read, or only its end.
 LOG_BYTES_MAX: Final = 8 << 20
 NAMES_MAX: Final = 1000
 NAME_CHARS_MAX: Final = 200
 LINE_BYTES_MAX: Final = 64 << 10
+#: Of more lines the last are read.
+LINES_MAX: Final = 100_000
 # A number in a row takes a hundred bytes of memory.
 _NUMBERS_MAX: Final = 300_000
 # How far a training is, in the words of the trainers; lower case.
@@ -26,6 +29,9 @@ _STEPS: Final = (
     "training_iteration",
     "time/total_timesteps",
 )
+
+
+PlaceNames: TypeAlias = tuple[str | None, str | None]
 
 
 class LogRow(NamedTuple):
@@ -64,7 +70,8 @@ class Rows:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[float | None, float | None, int], LogRow] = {}
+        # Takes the first one out at once, for which a dict looks through all that were taken before
+        self._rows: OrderedDict[tuple[float | None, float | None, int], LogRow] = OrderedDict()
         self._names: dict[str, None] = {}
         self._number_count = 0
         self._row_count = 0
@@ -74,11 +81,11 @@ class Rows:
         """Keep what is to be said of the log, once."""
         self._notes[text] = None
 
-    def add(self, numbers: Mapping[str, float]) -> None:
-        """Take the numbers of a line, and from them how far the training was."""
-        epoch_name, step_name = _first(_EPOCHS, numbers), _first(_STEPS, numbers)
-        values = {name: number for name, number in numbers.items() if name not in (epoch_name, step_name)}
-        self.add_at(_place(numbers, epoch_name), _place(numbers, step_name), values)
+    def add(self, numbers: Mapping[str, float], places: PlaceNames | None = None) -> None:
+        """Take the numbers of a line, and from them how far the training was: under the names of *places*, if known."""
+        epoch, step = places or places_in(numbers)
+        values = {name: number for name, number in numbers.items() if name not in (epoch, step)}
+        self.add_at(_place(numbers, epoch), _place(numbers, step), values)
 
     def add_at(self, epoch: float | None, step: float | None, values: Mapping[str, float]) -> None:
         """Take numbers that were logged at a point of the training; at an unknown one they are a row of their own."""
@@ -92,8 +99,8 @@ class Rows:
         row.values.update(kept)
         self._number_count += len(row.values)
         while self._number_count > _NUMBERS_MAX:
-            oldest = next(iter(self._rows))
-            self._number_count -= len(self._rows.pop(oldest).values)
+            _, oldest = self._rows.popitem(last=False)
+            self._number_count -= len(oldest.values)
             self.note(f"only the last {_NUMBERS_MAX:,} numbers are read")
 
     def log(self, kind: str) -> TrainingLog | None:
@@ -113,6 +120,18 @@ class Rows:
             return False
         self._names[name] = None
         return True
+
+
+def last_lines(text: bytes, rows: Rows, count: int = LINES_MAX) -> list[bytes]:
+    """Return the last lines of a text, without those that are too long; what is behind the last end is one too."""
+    lines = text.rsplit(b"\n", count)
+    if len(lines) > count:
+        rows.note(f"only the last {count:,} lines are read")
+        del lines[0]
+    short = [line for line in lines if len(line) <= LINE_BYTES_MAX]
+    if len(short) < len(lines):
+        rows.note("lines that are too long are left out")
+    return short
 
 
 def is_place(name: str) -> bool:
@@ -138,11 +157,13 @@ def real(value: object) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
-def _first(words: Iterable[str], numbers: Mapping[str, float]) -> str | None:
-    lower = {name.lower(): name for name in numbers}
-    return next((lower[word] for word in words if word in lower), None)
+def places_in(names: Iterable[str]) -> PlaceNames:
+    """Return the names that say how far the training is: its epoch and its step."""
+    lower = {name.lower(): name for name in names}
+    epoch, step = (next((lower[word] for word in words if word in lower), None) for words in (_EPOCHS, _STEPS))
+    return epoch, step
 
 
 def _place(numbers: Mapping[str, float], name: str | None) -> float | None:
-    number = None if name is None else numbers[name]
+    number = None if name is None else numbers.get(name)
     return number if number is not None and math.isfinite(number) else None

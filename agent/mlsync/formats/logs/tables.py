@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import Final
 
-from mlsync.formats.logs.rows import LINE_BYTES_MAX, NAMES_MAX, Rows, TrainingLog, is_place, number_in
+from mlsync.formats.logs.rows import LINE_BYTES_MAX, NAMES_MAX, Rows, TrainingLog, last_lines, number_in, places_in
 
 _ULTRALYTICS: Final = ("lr/pg0", "train/box_loss", "metrics/accuracy_top1")
 
@@ -16,19 +16,17 @@ def read_table(data: bytes) -> TrainingLog | None:
     if len(head) > LINE_BYTES_MAX:
         return None
     columns = [name.strip() for name in _cells(head)]
-    if len(columns) > NAMES_MAX or not any(map(is_place, columns)):
+    places = places_in(columns)
+    if len(columns) > NAMES_MAX or not any(places):
         return None
     rows = Rows()
-    whole = rest.rfind(b"\n") + 1
-    for line in rest[:whole].split(b"\n"):
-        if len(line) > LINE_BYTES_MAX:
-            rows.note("a line that is too long is left out")
-            continue
+    whole, _, _ = rest.rpartition(b"\n")
+    for line in last_lines(whole, rows):
         # A torn row, or one of another table, has fewer cells or more
         cells = _cells(line)
         if len(cells) == len(columns):
             found = zip(columns, map(number_in, cells), strict=True)
-            rows.add({name: number for name, number in found if number is not None})
+            rows.add({name: number for name, number in found if number is not None}, places)
     return rows.log(_kind(columns))
 
 

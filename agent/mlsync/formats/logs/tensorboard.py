@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.libraries.crc32c import crc32c
 from mlsync.formats.libraries.leveldb_table import unmasked
 from mlsync.formats.libraries.protobuf_fields import fields_in
-from mlsync.formats.logs.rows import NAME_CHARS_MAX, LogRow, Rows, TrainingLog
+from mlsync.formats.logs.rows import NAME_CHARS_MAX, NAMES_MAX, LogRow, Rows, TrainingLog
 
-#: Images, graphs and histograms are passed over. Of a longer file the scalars at its end are read.
-EVENTS_BYTES_MAX: Final = 64 << 20
+#: Images, graphs and histograms are passed over. Of longer files the scalars at their end are read.
+EVENTS_BYTES_MAX: Final = 16 << 20
 _WINDOW_BYTES: Final = 1 << 20
 # A record of scalars is some hundred bytes
 _EVENT_BYTES_MAX: Final = 64 << 10
@@ -31,15 +32,15 @@ _TYPES: Final = {1: "<f", 2: _DOUBLE}
 _EPOCH: Final = ("epoch", "train/epoch")
 
 
-def read_events(files: Iterable[ByteSource], bytes_max: int = EVENTS_BYTES_MAX) -> TrainingLog | None:
+def read_events(files: Sequence[ByteSource], bytes_max: int = EVENTS_BYTES_MAX) -> TrainingLog | None:
     """Return the scalars of the event files of one directory, in the order in which the files were begun.
 
     A file that ends inside a record is still being written, or is cut: it is read up to there, as one with damage is.
-    Of each, the last *bytes_max* are read.
+    Of all together, the last *bytes_max* are read.
     """
     rows = Rows()
-    for file in files:
-        for event in _events(file, rows, bytes_max):
+    for file, begin in _ends(files, bytes_max, rows):
+        for event in _events(file, rows, begin):
             try:
                 step, scalars = _scalars(event)
             except ContainerBroken:
@@ -68,13 +69,23 @@ def _in_order(log: TrainingLog) -> TrainingLog | None:
     return TrainingLog(log.kind, tuple(ordered), names, log.notes) if ordered else None
 
 
-def _events(file: ByteSource, rows: Rows, bytes_max: int) -> Iterator[bytes]:
+def _ends(files: Sequence[ByteSource], bytes_max: int, rows: Rows) -> list[tuple[ByteSource, int]]:
+    """Return the files of which something is read, and from where on."""
+    found: list[tuple[ByteSource, int]] = []
+    for file in reversed(files):
+        begin = max(file.size_bytes - bytes_max, 0)
+        if bytes_max:
+            found.append((file, begin))
+        if begin:
+            rows.note(f"of events, the last {EVENTS_BYTES_MAX >> 20} MiB are read")
+        bytes_max -= file.size_bytes - begin
+    return found[::-1]
+
+
+def _events(file: ByteSource, rows: Rows, begin: int) -> Iterator[bytes]:
     """Yield the records that are short enough for scalars, up to the end of what is whole."""
     window = _Window(file)
-    at, end = 0, file.size_bytes
-    if end > bytes_max:
-        rows.note(f"of events, the last {bytes_max >> 20 or 1} MiB of a file are read")
-        at = _next_record(window, end - bytes_max)
+    at, end = _next_record(window, begin) if begin else 0, file.size_bytes
     while at + _HEAD_BYTES <= end:
         head = window.read(at, _HEAD_BYTES)
         if not _is_head(head):
@@ -136,7 +147,8 @@ def _scalars(event: bytes) -> tuple[float, list[tuple[str, float]]]:
         if field == _STEP and isinstance(value, int):
             step = value - (value & _STEP_SIGN) * 2
         elif field == _SUMMARY and isinstance(value, bytes):
-            found += [_scalar(part) for number, part in fields_in(value, 0) if number == _VALUE]
+            parts = islice(fields_in(value, 0), NAMES_MAX)
+            found += [_scalar(part) for number, part in parts if number == _VALUE]
     return float(step), [one for one in found if one is not None]
 
 
@@ -162,7 +174,7 @@ def _number_of(tensor: bytes) -> float | None:
         elif field == _SHAPE and value:
             return None
         elif field in (_CONTENT, _FLOATS, _DOUBLES):
-            data = value if isinstance(value, bytes) else value.to_bytes(8 if field == _DOUBLES else 4, "little")
+            data = value if isinstance(value, bytes) else value.to_bytes(8, "little")[: 8 if field == _DOUBLES else 4]
     if not form or len(data) != struct.calcsize(form):
         return None
     number: float = struct.unpack(form, data)[0]

@@ -93,8 +93,10 @@ def _mlflow(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog |
     beginning = len(log.path) + len(b"/metrics/") if log.path else len(b"metrics/")
     files = sorted(log.entries, key=lambda entry: entry.path)[:_FILES_MAX]
     return read_mlflow(
-        (entry.path[beginning:].decode("utf-8", "replace"), _end(_source(reader, entry), bytes_max // len(files)))
-        for entry in files
+        [
+            (entry.path[beginning:].decode("utf-8", "replace"), _end(_source(reader, entry), bytes_max // len(files)))
+            for entry in files
+        ]
     )
 
 
@@ -103,7 +105,7 @@ def _events(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog |
     files = sorted(log.entries, key=lambda entry: entry.path)[-_FILES_MAX:]
     if bytes_max < LOG_BYTES_MAX:
         return read_events([_source(reader, files[-1])], bytes_max)
-    return read_events(_source(reader, entry) for entry in files)
+    return read_events([_source(reader, entry) for entry in files])
 
 
 _READERS: Final[Mapping[str, Callable[[ChunkReader, FoundLog, int], TrainingLog | None]]] = {
