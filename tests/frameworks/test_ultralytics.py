@@ -6,8 +6,6 @@ import csv
 import hashlib
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -16,41 +14,6 @@ from watched import Trainer, Watched
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 LAST, BEST = "train/weights/last.pt", "train/weights/best.pt"
-SIDE = 64
-
-
-def write_png(path: Path, left: int, top: int) -> None:
-    """A picture of a bright square on dark ground."""
-    inside = range(left, left + 28)
-    rows = [
-        b"\0"
-        + b"".join(b"\xe0\xc0\x40" if x in inside and top <= y < top + 28 else b"\x20\x20\x20" for x in range(SIDE))
-        for y in range(SIDE)
-    ]
-
-    def part(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
-    body = part(b"IHDR", head) + part(b"IDAT", zlib.compress(b"".join(rows))) + part(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """A data set of twelve small pictures; its description."""
-    root = tmp_path_factory.mktemp("pictures")
-    for split, count in (("train", 8), ("val", 4)):
-        for kind in ("images", "labels"):
-            (root / kind / split).mkdir(parents=True)
-        for index in range(count):
-            left, top = 4 * index, 33 - 4 * index
-            write_png(root / "images" / split / f"{index}.png", left, top)
-            box = f"{(left + 14) / SIDE} {(top + 14) / SIDE} {28 / SIDE} {28 / SIDE}"
-            (root / "labels" / split / f"{index}.txt").write_text(f"0 {box}\n")
-    description = root / "data.yaml"
-    description.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames:\n  0: square\n")
-    return description
 
 
 def sha256(path: Path) -> str:

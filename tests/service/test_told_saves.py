@@ -76,8 +76,10 @@ def test_a_told_save_does_not_settle(tmp_path):
     """It is due after the moment in which the watcher's news of the same files come, whatever settle says."""
     one = worker(ToldJob("yolo", tmp_path), settle_s=60.0, on_change=False)
     one._rescan_at_s = math.inf
-    told = Changes({b"w": SaveTimes(ChangeTimes(100.0, 100.0), is_told=True)})
+    told = Changes({b"w": SaveTimes(ChangeTimes(90.0, 120.0), told_s=100.0)})
     assert one.due(told, False) == pytest.approx(100.02)
+    one._told_in_vain_s = 99.5
+    assert one.due(told, False) == 100.5, "who calls again and again, with nothing new, is not read each time"
     one._retry_at_s = 500.0
     assert one.due(told, False) == 500.0, "a store that is away is not asked for each save"
 
@@ -87,7 +89,7 @@ def test_news_of_a_told_save_change_nothing(tmp_path):
     trigger = Trigger(lambda: 100.0)
     asked = trigger.tell_saved(b"w", b"w/last.pt")
     trigger.note_save(b"w", has_ended=False, is_alone=True)
-    assert trigger.changes.saves[b"w"].is_told
+    assert trigger.changes.saves[b"w"].told_s == 100.0
     assert trigger.clear() == [asked]
     assert trigger.changes.saves == {}
     trigger.close()

@@ -33,13 +33,13 @@ class ChangeTimes:
 class SaveTimes:
     """The changes of one checkpoint, and whether its name says that the writer is done, or that it is one file.
 
-    *is_told*: its writer itself said that it is whole.
+    *told_s* is when its writer itself said first that it is whole.
     """
 
     times: ChangeTimes
     has_ended: bool = False
     is_alone: bool = False
-    is_told: bool = False
+    told_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +234,7 @@ class Trigger:
     def _add_save(self, place: bytes, *, has_ended: bool, is_alone: bool = False, is_told: bool = False) -> bool:
         """Add a change of a checkpoint, just now; return whether it is the first one since a pass began."""
         now_s = self._clock()
+        told_s = now_s if is_told else None
         saves = dict(self._changes.saves)
         is_first = not saves
         if place not in saves and len(saves) >= _SAVES_MAX:
@@ -243,7 +244,7 @@ class Trigger:
             _later(None if before is None else before.times, now_s),
             has_ended,
             is_alone and (before is None or before.is_alone),
-            is_told or (before is not None and before.is_told),
+            told_s if before is None or before.told_s is None else before.told_s,
         )
         self.saved_s = now_s
         self._set(replace(self._changes, saves=saves), is_save=True)

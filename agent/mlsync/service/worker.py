@@ -31,6 +31,8 @@ from mlsync.service.trigger import Asked, Changes, ChangeTimes, RunPlace, SaveTi
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
+# After a pass that was asked for and found nothing new, one for a save that was told of comes so much later.
+_TOLD_AGAIN_AFTER_S: Final = 1.0
 # What the next change of the directory may end: it is heard at once, and not after a store's back-off.
 _ENDED_BY_CHANGES: Final = (SourceMissing, SourceEmptied, SourceShrunk)
 # A failure that goes on and on is told at its first, second, fourth, eighth … try, and after this time at the latest.
@@ -131,6 +133,7 @@ class Worker:
         self._uniform = uniform
         self._had_lock = False
         self._interruption = Interruption()
+        self._told_in_vain_s = -math.inf  # when a pass that was asked for found nothing new
         self._is_last_asked = False
         self._deadline_s: float | None = None
         self._hurry_until_s: float | None = None
@@ -239,7 +242,7 @@ class Worker:
     def _due_by(self, changes: Changes) -> float:
         """Return when what changed is to be backed up: each kind has a settle of its own."""
         timing = self._timing
-        dues = [self._settled(save.times, self._settle_s(save)) for save in changes.saves.values()]
+        dues = [self._save_due(save) for save in changes.saves.values()]
         if changes.files is not None:
             dues.append(self._settled(changes.files, timing.settle_s))
         if changes.logs is not None:
@@ -247,13 +250,18 @@ class Worker:
             dues.append(max(changes.logs.first_s + timing.settle_s, self._version_at_s + timing.join_logs_s))
         return min(dues, default=math.inf)
 
+    def _save_due(self, save: SaveTimes) -> float:
+        settled_s = self._settled(save.times, self._settle_s(save))
+        if save.told_s is None:
+            return settled_s
+        # A training that calls again and again, with nothing new, is not read each time.
+        return min(settled_s, max(save.told_s + self._timing.told_s, self._told_in_vain_s + _TOLD_AGAIN_AFTER_S))
+
     def _settled(self, times: ChangeTimes, settle_s: float) -> float:
         return min(times.last_s + settle_s, times.first_s + self._timing.settle_max_s)
 
     def _settle_s(self, save: SaveTimes) -> float:
         timing = self._timing
-        if save.is_told:
-            return timing.told_s
         if save.has_ended:
             return min(timing.settle_s, timing.ended_s)
         return min(timing.settle_s, timing.alone_s) if save.is_alone else timing.settle_s
@@ -365,6 +373,9 @@ class Worker:
         if self._interruption.is_set() and not self.trigger.closed:
             self.trigger.ask_again(asked)
             return
+        if asked:
+            found_nothing = outcome is not None and outcome.version is None
+            self._told_in_vain_s = self._clock() if found_nothing else -math.inf
         stored = None if outcome is None or outcome.waits else outcome.version or self.state.last_version
         for one in asked:
             one.end(outcome, failed, stored)
