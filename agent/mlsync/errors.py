@@ -18,6 +18,7 @@
     |  |- NotProvedYet            79   a version that was waited for is stored, and not proved yet
     |  |- NoticeRefused          106   a service did not take a notice
     |  |- NoticeUndelivered      107   a service that takes notices was not reached
+    |  |- FirstRestoreFailed     108   the first process of a launcher did not restore for the others
     |  `- LastBackupLate         100   the machine's end came before the last backup was committed
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
@@ -254,6 +255,13 @@ class LastBackupLate(ServiceError):
 
     exit_code = 100
     usual_advice = "what was uploaded is used by the next backup"
+
+
+class FirstRestoreFailed(ServiceError):
+    """The process that restores for all that a launcher started on this machine did not; this one started nothing."""
+
+    exit_code = 108
+    usual_advice = "the first process says why; --restore never waits for nothing"
 
 
 class RepositoryError(Error):

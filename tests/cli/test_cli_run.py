@@ -315,9 +315,9 @@ def test_other_processes_of_a_launcher_become_the_training(training):
     """Of srun's processes the first one backs up; a second one is the training, and nothing else."""
     words = [sys.executable, "-c", "import os; print(os.getpid())"]
     slurm = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}
-    process = subprocess.Popen(
-        [MLSYNC, "run", "--", *words], env=training.environment | slurm, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [MLSYNC, "run", "--restore", "never", "--watch", training.directory, "--", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=training.environment | slurm, **pipes)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, int(out)) == (0, process.pid)
     assert b"process 2 of 2: only the training runs here" in err
@@ -352,3 +352,42 @@ def test_a_notice_of_the_cloud_has_the_training_save(training, monkeypatch):
     assert training.lines()[1:] == ["step 1", f"signal {signal.SIGUSR1:d}", "step 2", "signal 15"]
     assert "aws: termination in 120 s" in training.errors.read_text()
     cloud.close()
+
+
+def test_the_others_wait_for_what_the_first_restores(training):
+    """Three processes of srun on one machine: no training begins before the directory is whole, and one restores."""
+    training.start("until=3").wait(PATIENCE_S)
+    saved = training.on_disk()
+    training.directory.rename(training.machine.base / "lost")
+    sees = ["sh", "-c", f"cat {training.directory}/last.safetensors"]
+    started = []
+    for number in (2, 1, 0):
+        slurm = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NODEID": "0"}
+        environment = training.environment | slurm | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_ID": "0"}
+        command = [MLSYNC, "run", "--watch", training.directory, "--run", "yolo", "--quickly", "--", *sees]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=environment, cwd=training.machine.base, **pipes))
+    said = [one.communicate(timeout=PATIENCE_S) for one in started]
+    assert [(one.returncode, out) for one, (out, _) in zip(started, said, strict=True)] == [(0, saved)] * 3, said
+    assert [b" restored to " in err for _, err in said] == [False, False, True]
+
+
+def test_sigterm_during_the_restore_is_143_and_the_next_start_goes_on(training):
+    """The training is not started, the status is the signal's, and the next start restores what is missing."""
+    training.directory.mkdir()
+    (training.directory / "large.bin").write_bytes(os.urandom(6 << 20))
+    training.start("until=3").wait(PATIENCE_S)
+    training.directory.rename(training.machine.base / "lost")
+    usual = training.environment | {"MLSYNC_LIMITS_DOWNLOAD": '["1MB/s"]'}
+    command = training.command("until=4")
+    process = subprocess.Popen(command, env=usual, cwd=training.machine.base, stderr=subprocess.PIPE)
+    training.running.append(process)
+    wait_until(lambda: list(training.directory.glob(".mlsync-restore-?????*")))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143
+    assert b"SIGTERM came before the training was started" in errors
+    assert "step 4" not in training.lines()
+    assert training.start("until=3").wait(PATIENCE_S) == 0
+    assert (training.directory / "large.bin").stat().st_size == 6 << 20
+    assert not list(training.directory.glob(".mlsync-restore-*"))

@@ -76,6 +76,18 @@ def test_a_directory_that_is_ahead_is_left_alone(world, names):
     assert world.tree() == before
 
 
+@pytest.mark.parametrize("lost", [("last.pt", "log.txt"), ("last.pt",)])
+def test_what_a_stopped_restore_left_is_no_file_of_the_training(world, lost):
+    """Half a file under its temporary name is newer than any version, and the restore goes on all the same."""
+    before = world.tree()
+    for name in lost:
+        os.unlink(world.path(name))
+    later(world, ".mlsync-restore-0123456789abcdef01234567")
+    found = brought(world)
+    assert found.standing is (Standing.EMPTY if len(lost) == 2 else Standing.OLDER)
+    assert before.items() <= world.tree().items()
+
+
 def test_a_rotated_checkpoint_is_no_loss(world):
     """A trainer deletes the checkpoint that the version has when it has saved a newer one."""
     os.unlink(world.path("last.pt"))

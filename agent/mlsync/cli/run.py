@@ -15,7 +15,7 @@ import click
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
-from mlsync.cli.arguments.share import rank_here
+from mlsync.cli.arguments.share import Rank, rank_here
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
 from mlsync.config.places import SOCKETS_VARIABLE
@@ -25,6 +25,7 @@ from mlsync.errors import ConfigInvalid, LastBackupFailed
 from mlsync.service.grace import grace_of
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.training.companion import Companion
+from mlsync.service.training.first_restore import Launch, await_first, restoring
 from mlsync.service.training.messages import Start
 from mlsync.service.training.supervisor import Supervisor
 from mlsync.service.training.terminal import Terminal
@@ -117,8 +118,14 @@ def run_command(
     """
     _refuse_without_dashes(common, command)
     environ = _environment_of(common)
-    _leave_to_first(common, command, environ)
+    rank = rank_here(environ, os.getppid())
+    if rank is not None and rank.number and not (rank.is_beside_first and restore != _NEVER):
+        _leave_to_first(common, command, environ, rank)
     config = _named(common.watching_configuration(watches), run)
+    launch = None if rank is None or restore == _NEVER else _launch(rank, config, environ)
+    if rank is not None and rank.number and launch is not None:
+        _await_first(common, launch, config, rank)
+        _leave_to_first(common, command, environ, rank)
     if not any(_is_below(command[0], watch.directory) for watch in config.watches):
         # What a restore brings need not be there yet.
         refuse_missing_command(command, environ)
@@ -132,8 +139,10 @@ def run_command(
     trainer = TrainerChild(command, environ, Terminal.of_foreground())
     grace_s = grace_of(config).plan_s if grace is None else grace
     supervisor = Supervisor(trainer, Companion(), start, LogMonitor(), grace_s=grace_s, save_signal=save_signal)
-    status = supervisor.run()
-    _tell_end(supervisor, quiet=common.quiet, is_strict=strict and status == 0)
+    with restoring(launch, config.state_directory) as restored:
+        status = supervisor.run(restored)
+    if trainer.pid:
+        _tell_end(supervisor, quiet=common.quiet, is_strict=strict and status == 0)
     sys.exit(status)
 
 
@@ -150,13 +159,23 @@ def _environment_of(common: Common) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in common.invocation.added_variables}
 
 
-def _leave_to_first(common: Common, command: tuple[str, ...], environ: dict[str, str]) -> None:
-    """Become the training itself in all processes of a launcher but the first, which backs up for all of them."""
-    rank = rank_here(environ, os.getppid())
-    if rank is None or rank[0] == 0:
-        return
+def _launch(rank: Rank, config: Config, environ: dict[str, str]) -> Launch:
+    """Return the launch that this process is of, by which the others on this machine find the first one."""
+    directories = "\0".join(os.fspath(watch.directory) for watch in config.watches)
+    return Launch.of(rank.launcher, environ, os.getppid(), directories)
+
+
+def _await_first(common: Common, launch: Launch, config: Config, rank: Rank) -> None:
+    """Wait until the first process has restored what all of them read."""
     if not common.quiet:
-        text = f"process {rank[0] + 1} of {rank[1]}: only the training runs here; the first process backs it up"
+        output.tell(f"mlsync: process {rank.number + 1} of {rank.count}: waiting for the first process to restore")
+    await_first(launch, config.state_directory)
+
+
+def _leave_to_first(common: Common, command: tuple[str, ...], environ: dict[str, str], rank: Rank) -> NoReturn:
+    """Become the training itself, as all processes of a launcher do but the first, which backs up for all of them."""
+    if not common.quiet:
+        text = f"process {rank.number + 1} of {rank.count}: only the training runs here; the first process backs it up"
         output.tell(f"mlsync: {text}")
     _become(command, environ)
 

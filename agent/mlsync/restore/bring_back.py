@@ -17,6 +17,7 @@ from mlsync.repository.repository import Repository
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.paths import display
 from mlsync.source.state import Head
+from mlsync.target.temporary import TEMPORARY_PREFIX
 from mlsync.versions.rollback import refuse_rolled_back
 from mlsync.versions.select import BEST, LATEST, RESUMABLE, find_version
 
@@ -118,13 +119,18 @@ def standing_of(directory: bytes, manifest: Manifest) -> tuple[Standing, bytes]:
 
 
 def _files(directory: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield each regular file below a directory, by its path in there; what cannot be looked at is passed over."""
+    """Yield each regular file below a directory, by its path in there; what cannot be looked at is passed over.
+
+    What a restore that was stopped left is none: the next restore goes on with it.
+    """
     ahead = [b""]
     while ahead:
         below = ahead.pop()
         try:
             with os.scandir(os.path.join(directory, below)) as entries:
                 for entry in entries:
+                    if entry.name.startswith(TEMPORARY_PREFIX):
+                        continue
                     path = os.path.join(below, entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         ahead.append(path)

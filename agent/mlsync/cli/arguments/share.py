@@ -21,6 +21,8 @@ from mlsync.proving.shares import Share
 
 _BY_RANK: Final = "rank"
 _TOLD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+# Set by the mpirun of Open MPI.
+_MPI: Final = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
 _RANK = re.compile(r"[0-9]{1,4}")
 # Set by torchrun and programs like it; set by srun for the tasks of a step, and not in a batch script.
 _TORCH: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -77,13 +79,34 @@ def _by_rank(environ: Mapping[str, str]) -> ShareChoice:
     return ShareChoice(_share(rank + 1, count), _number(environ, local) if local in environ else None)
 
 
-def rank_here(environ: Mapping[str, str], parent_pid: int) -> tuple[int, int] | None:
-    """Return which process of how many this is, if srun started it, or torchrun this very process."""
-    names = _TORCH[:2] if _is_of_torchrun(environ, parent_pid) else _names(environ, _SLURM[:2])
-    if names is None or not all(_RANK.fullmatch(environ[name]) for name in names):
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Process *number* (from 0) of *count* of a *launcher*; *is_beside_first*: on the same machine as number 0."""
+
+    number: int
+    count: int
+    launcher: str
+    is_beside_first: bool
+
+
+def rank_here(environ: Mapping[str, str], parent_pid: int) -> Rank | None:
+    """Return which process of how many this is, if srun or mpirun started it, or torchrun this very process."""
+    if _is_of_torchrun(environ, parent_pid):
+        launcher, names, node = "torchrun", _TORCH, "GROUP_RANK"
+    elif _names(environ, _SLURM[:2]) is not None:
+        launcher, names, node = "srun", _SLURM, "SLURM_NODEID"
+    elif _names(environ, _MPI[:2]) is not None:
+        launcher, names, node = "mpirun", _MPI, ""
+    else:
         return None
-    rank, count = (int(environ[name]) for name in names)
-    return (rank, count) if rank < count and count > 1 else None
+    if not all(_RANK.fullmatch(environ[name]) for name in names[:2]):
+        return None
+    number, count = (int(environ[name]) for name in names[:2])
+    if not number < count or count == 1:
+        return None
+    # Without a number of the machine: the first one has the first of all numbers.
+    is_beside_first = environ[node] == "0" if node in environ else environ.get(names[2]) == str(number)
+    return Rank(number, count, launcher, is_beside_first)
 
 
 def _share(number: int, count: int) -> Share | None:

@@ -63,6 +63,8 @@ class CompanionProcess:
         self._trainer = start.trainer
         self._end: End | None = None
         self._hurry_until_s: float | None = None
+        # Set if the training will not be started; what gets ready for it stops.
+        self._is_in_vain = threading.Event()
         self._opener = RepositoryOpener(start.config, start.unlock)
         self._prune = DailyPrune(start.config, monitor)
         self._jobs = [
@@ -76,7 +78,7 @@ class CompanionProcess:
         """Open the repository, restore, and take the locks; raise what the training must not be started with."""
         refuse_untrusted_programs(self._start.config)
         try:
-            opened = self._opener.opened(threading.Event(), Heartbeat())
+            opened = self._opener.opened(self._is_in_vain, Heartbeat())
         except (StoreUnavailable, KeyServiceUnavailable) as error:
             if self._start.restore is not None:
                 error.advice = "nobody knows what is to be restored; --restore never starts without looking"
@@ -94,16 +96,24 @@ class CompanionProcess:
         process = PassProcess(watch.run, Heartbeat(), does="restores")
         try:
             request = RestoreRequest(self._start.config, opened, watch, wanted)
-            done = process.ask(request, threading.Event())
+            done = process.ask(request, self._is_in_vain)
         finally:
             process.close()
         self._monitor.notice("info", f"{watch.run}: {_restored_text(done, watch)}")
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether no training will be started."""
+        return self._is_in_vain.is_set()
+
+    def listen(self) -> None:
+        """Hear from now on what ``mlsync run`` says."""
+        threading.Thread(target=self._listen, daemon=True).start()
 
     # ------------------------------------------------------------ beside it
 
     def keep_watch(self) -> None:
         """Keep watch until the training has ended, make the last passes, and tell what came of them."""
-        threading.Thread(target=self._listen, daemon=True).start()
         while True:
             agent = self._new_agent()
             try:
@@ -150,6 +160,9 @@ class CompanionProcess:
                     self._hurry(message.deadline_s)
                 case End():
                     self._end_by(message)
+        if self._trainer is None:
+            # Nobody will start one any more.
+            self._is_in_vain.set()
         if self._end is None and self._trainer is not None and _is_there(self._trainer):
             text = f"mlsync run is gone; keeping watch until the training ends, process {self._trainer}"
             self._monitor.notice("warning", text)
@@ -164,6 +177,8 @@ class CompanionProcess:
                 self._agent.hurry(deadline_s)
 
     def _end_by(self, end: End) -> None:
+        if self._trainer is None:
+            self._is_in_vain.set()
         with self._lock:
             self._end = end
             if self._agent is not None:
@@ -241,6 +256,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     companion = CompanionProcess(start, incoming, answers, LogMonitor())
     for number in _ENDING:
         signal.signal(number, lambda *_: companion.terminated())
+    companion.listen()
     try:
         companion.prepare()
     except Error as error:
@@ -250,6 +266,8 @@ def main(arguments: Sequence[str] = ()) -> None:
             companion.tell(error=told)
             return
         _LOG.error("%s; keeping watch all the same", error)
+    if companion.is_in_vain:
+        return
     companion.tell(ready=True)
     companion.keep_watch()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from mlsync.errors import Error, Stopped
+from mlsync.errors import Error
 from mlsync.monitor import Monitor
 from mlsync.service.training.companion import Companion, error_in
 from mlsync.service.training.messages import Began, End, Hurry, Start
@@ -40,6 +40,8 @@ _SHARE_TO_SAVE: Final = 0.5
 _TICK_NS: Final = 50_000_000
 # How long a process that backs up and died stays away, at first and at most.
 _RESTART_S, _RESTART_S_MAX = 1.0, 300.0
+# How long a restore may take to get to a safe point; a second later than that it is ended there, whatever it does.
+_GIVE_UP_S_MAX: Final = 3.0
 # What the last pass may be late before it counts as not done.
 _LATE_S: Final = 1.0
 
@@ -83,15 +85,19 @@ class Supervisor:
         #: The error of each run's last pass; ``None`` until all have ended.
         self.last: dict[str, str | None] | None = None
 
-    def run(self) -> int:
+    def run(self, restored: Callable[[], object] = lambda: None) -> int:
         """Return the training's exit status, 128 and more for a signal; ``last`` says how the last backup ended.
 
-        Raises why the training was not started: nothing was changed then, except for what was restored.
+        *restored* is called once all is restored. Raises why the training was not started: nothing was changed then,
+        except for what was restored. A signal that came before it was started is the status too.
         """
         adopt_orphans()
         with self._hearing_signals():
             try:
                 self._get_ready()
+                if self._stopped_by is not None:
+                    return self._give_up(self._stopped_by)
+                restored()
                 self._trainer.start()
             except BaseException:
                 self._companion.kill()
@@ -116,13 +122,23 @@ class Supervisor:
 
     def _get_ready(self) -> None:
         self._companion.start(self._start)
-        while not self._is_ready:
+        while not self._is_ready and self._stopped_by is None:
             self._step()
-            if self._stopped_by is not None:
-                text = f"{signal.Signals(self._stopped_by).name} came before the training was started"
-                raise Stopped(text, advice="the next start goes on")
             if self._fault is not None:
                 raise self._fault
+
+    def _give_up(self, number: int) -> int:
+        """End what gets ready at its next safe point; return the status of a process that the signal ended."""
+        text = f"{signal.Signals(number).name} came before the training was started; the next start goes on"
+        self._monitor.notice("warning", text)
+        self._companion.send(End(None))
+        until_s = self._clock() + min(_GIVE_UP_S_MAX, self._grace_s)
+        while self._companion.pid is not None and self._clock() < until_s and self._companion.descriptor is not None:
+            ready, _, _ = select.select([self._companion.descriptor], [], [], until_s - self._clock())
+            if ready and self._companion.received() is None:
+                break
+        self._companion.kill()
+        return 128 + number
 
     def _finish(self) -> None:
         """Have what the training left be stored; SIGINT twice ends that."""
