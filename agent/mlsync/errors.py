@@ -18,8 +18,8 @@
     |  |- NotProvedYet            79   a version that was waited for is stored, and not proved yet
     |  |- NoticeRefused          106   a service did not take a notice
     |  |- NoticeUndelivered      107   a service that takes notices was not reached
-    |  |- FirstRestoreFailed     108   the first process of a launcher did not restore for the others
-    |  `- LastBackupLate         100   the machine's end came before the last backup was committed
+    |  |- LastBackupLate         100   the machine's end came before the last backup was committed
+    |  `- FirstRestoreFailed     108   the first process of a launcher did not restore for the others
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
