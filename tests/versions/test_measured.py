@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from flow_parts import World
+from flow_parts import RUN, World
 from mlsync.formats.logs.trainer_logs import last_fitness, last_in_column, last_logged
+from mlsync.versions.best import BestSearch
+from mlsync.versions.logged import logged_facts
+from mlsync.versions.logs.metrics import logged_metrics
 from mlsync.versions.measured import measured
 from safetensors_parts import saved
 
@@ -97,3 +100,21 @@ def test_states_in_json_are_read_within_bounds(state, value):
     """The last entry that has the number counts, then the top; what is no number is none."""
     assert last_logged(json.dumps(state).encode(), "m") == value
     assert last_logged(b"[" * 100_000, "m") is None
+
+
+def test_a_log_is_fetched_once_for_all_that_ask(world):
+    """Facts, the numbers of rules, and the search for the best read the same file; the store is asked for it once."""
+    world.write("args.yaml", b"task: detect\nmodel: yolo\nepochs: 3\n")
+    world.write("results.csv", RESULTS)
+    world.backup()
+    stored = world.repository.stored(RUN, 1)
+    entries = list(world.repository.entries(stored))
+    assert logged_facts(world.repository, entries).keys() == {b"args.yaml", b"results.csv"}
+    before = dict(world.counted.calls)
+    known = measured(world.repository, entries, {"fitness", "results.csv:val/box_loss"})
+    assert known.numbers["results.csv:val/box_loss"] == (1.3,)
+    search = BestSearch(world.repository, RUN)
+    search.look(stored, entries)
+    assert search.number() == 1
+    assert logged_metrics(world.repository, stored, entries)["val/box_loss"] == 1.3
+    assert dict(world.counted.calls) == before

@@ -20,7 +20,7 @@ from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository
 from mlsync.values import Fact
-from mlsync.versions.stored_file import RestoredFile
+from mlsync.versions.logs.content import content_of
 
 # Bounded, since a directory may have thousands of checkpoints, and each file is read before anything is shown.
 _FILES_MAX: Final = 200
@@ -65,8 +65,7 @@ def read_files(
         if entry.size_bytes > bytes_max:
             continue
         if entry.chunks not in looked:
-            with repository.reader() as reader:
-                looked[entry.chunks] = read(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes))
+            looked[entry.chunks] = read(content_of(repository, entry))
         said = looked[entry.chunks]
         if said is not None:
             yield path, said

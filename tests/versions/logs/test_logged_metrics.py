@@ -95,6 +95,7 @@ def test_a_damaged_log_says_nothing(world):
     assert metrics(world) == {"x": 2}
     for item in list(world.store.list(names.PACKS)):
         world.store.replace(item.key, bytes(item.size_bytes))
+    world.use(world.store)  # another process, which read nothing before
     assert metrics(world) == {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import Damage
@@ -14,9 +15,11 @@ from mlsync.formats.logs.mlflow_files import read_mlflow
 from mlsync.formats.logs.rows import LOG_BYTES_MAX, TrainingLog
 from mlsync.formats.logs.tables import read_table
 from mlsync.formats.logs.tensorboard import read_events
+from mlsync.formats.section import BytesSource
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.versions.logs.content import content_of
 from mlsync.versions.logs.found import FoundLog, find_logs
 from mlsync.versions.stored_file import RestoredFile
 
@@ -57,7 +60,7 @@ def of_newest_training(logs: list[FoundLog]) -> list[FoundLog]:
 def read_log(repository: Repository, log: FoundLog) -> TrainingLog | None:
     """Return what a log says, ``None`` if it has no number; raise what the store or a damaged object raises."""
     with repository.reader() as reader:
-        read = _READERS[log.form](reader, log, LOG_BYTES_MAX)
+        read = _READERS[log.form](_Sources(repository, reader, LOG_BYTES_MAX), log)
     is_long = log.form in ("table", "json-lines") and log.entries[0].size_bytes > LOG_BYTES_MAX
     if read is None or not is_long:
         return read
@@ -68,57 +71,65 @@ def read_log(repository: Repository, log: FoundLog) -> TrainingLog | None:
 def read_end(repository: Repository, log: FoundLog) -> TrainingLog | None:
     """Return the last rows of a log, of which few bytes are read; ``None`` if there is no number in them."""
     with repository.reader() as reader:
-        return _READERS[log.form](reader, log, _END_BYTES)
+        return _READERS[log.form](_Sources(repository, reader, _END_BYTES), log)
 
 
-def _table(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
-    return read_table(_begin_and_end(_source(reader, log.entries[0]), bytes_max))
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """The files of logs, of each of which *bytes_max* are to be read; those that have no more are kept for others."""
+
+    repository: Repository
+    reader: ChunkReader
+    bytes_max: int
+
+    def of(self, entry: Entry) -> ByteSource:
+        """Return a file to read from."""
+        if entry.size_bytes <= self.bytes_max:
+            return BytesSource(content_of(self.repository, entry))
+        return RestoredFile(self.reader, entry, lambda _: None)
 
 
-def _json_lines(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
-    return read_json_lines(_begin_and_end(_source(reader, log.entries[0]), bytes_max))
+def _table(sources: _Sources, log: FoundLog) -> TrainingLog | None:
+    return read_table(_begin_and_end(sources.of(log.entries[0]), sources.bytes_max))
 
 
-def _state(reader: ChunkReader, log: FoundLog, _bytes_max: int) -> TrainingLog | None:
+def _json_lines(sources: _Sources, log: FoundLog) -> TrainingLog | None:
+    return read_json_lines(_begin_and_end(sources.of(log.entries[0]), sources.bytes_max))
+
+
+def _state(sources: _Sources, log: FoundLog) -> TrainingLog | None:
     """Return what the newest state says that has anything: a later one has the history of those before."""
     for entry in sorted(log.entries, key=lambda entry: entry.mtime_ns, reverse=True)[:_LOGS_MAX]:
         if entry.size_bytes <= LOG_BYTES_MAX:
-            read = read_state(_source(reader, entry).read_at(0, entry.size_bytes))
+            read = read_state(sources.of(entry).read_at(0, entry.size_bytes))
             if read is not None:
                 return read
     return None
 
 
-def _mlflow(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
+def _mlflow(sources: _Sources, log: FoundLog) -> TrainingLog | None:
     beginning = len(log.path) + len(b"/metrics/") if log.path else len(b"metrics/")
     files = sorted(log.entries, key=lambda entry: entry.path)[:_FILES_MAX]
-    return read_mlflow(
-        [
-            (entry.path[beginning:].decode("utf-8", "replace"), _end(_source(reader, entry), bytes_max // len(files)))
-            for entry in files
-        ]
-    )
+    names = [entry.path[beginning:].decode("utf-8", "replace") for entry in files]
+    ends = [_end(sources.of(entry), sources.bytes_max // len(files)) for entry in files]
+    return read_mlflow(list(zip(names, ends, strict=True)))
 
 
-def _events(reader: ChunkReader, log: FoundLog, bytes_max: int) -> TrainingLog | None:
+def _events(sources: _Sources, log: FoundLog) -> TrainingLog | None:
     # Their names begin with the time at which they were begun
     files = sorted(log.entries, key=lambda entry: entry.path)[-_FILES_MAX:]
-    if bytes_max < LOG_BYTES_MAX:
-        return read_events([_source(reader, files[-1])], bytes_max)
-    return read_events([_source(reader, entry) for entry in files])
+    if sources.bytes_max < LOG_BYTES_MAX:
+        return read_events([sources.of(files[-1])], sources.bytes_max)
+    return read_events([sources.of(entry) for entry in files])
 
 
-_READERS: Final[Mapping[str, Callable[[ChunkReader, FoundLog, int], TrainingLog | None]]] = {
+_READERS: Final[Mapping[str, Callable[[_Sources, FoundLog], TrainingLog | None]]] = {
     "table": _table,
     "json-lines": _json_lines,
     "state": _state,
     "mlflow": _mlflow,
     "events": _events,
 }
-
-
-def _source(reader: ChunkReader, entry: Entry) -> RestoredFile:
-    return RestoredFile(reader, entry, lambda _: None)
 
 
 def _begin_and_end(file: ByteSource, bytes_max: int) -> bytes:
