@@ -89,9 +89,9 @@ These two keys stand before the first line with a bracket.
     "watch": """\
 ## [[watch]]
 
-One table for each training directory. **Only these keys, and those of [`[watch.retention]`](#retention), can differ
-from run to run;** all other keys of the configuration hold for every run. `mlsync backup` and `mlsync agent` need at
-least one table. Other commands need none.
+One table for each training directory. **Only these keys, and those of [`[watch.retention]`](#retention) and
+[`[watch.evaluate]`](#evaluate), can differ from run to run;** all other keys of the configuration hold for every run.
+`mlsync backup` and `mlsync agent` need at least one table. Other commands need none.
 """,
     "key": """\
 ## [key]
@@ -143,6 +143,13 @@ events. By environment variables there is one channel: `MLSYNC_NOTIFY_CHANNEL` s
 
 Commands of your own that the agent starts after events, with its own rights.
 [notifications.md](notifications.md#hooks) says more.
+""",
+    "evaluate": """\
+## [evaluate]
+
+How checkpoints are measured after their proof, by a command of yours. [evaluation.md](evaluation.md) says what it gets
+and what it may say. The same keys may stand in `[watch.evaluate]` below a `[[watch]]`, for its run alone: a key that is
+not there is taken from `[evaluate]`.
 """,
     "s3": """\
 ## [s3]

@@ -110,8 +110,8 @@ FORMATS = {
 HOMES = {
     "mlflow": r"mlsync\.mlflow_plugin\.artifacts",
     "onnxruntime": r"mlsync\.mlflow_plugin\.weights",
-    "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+|"
-    r"mlflow_plugin\.weights)",
+    "torch": r"mlsync\.(proof\.programs\.(device|evaluate_ultralytics|load_(state_dict|transformers|ultralytics))|"
+    r"demo\.torch_.+|mlflow_plugin\.weights)",
     "boto3": r"mlsync\.store\.s3\..+",
     "botocore": r"mlsync\.(store\.s3\..+|kms\.requests)",
     "s3transfer": r"mlsync\.store\.s3\..+",
@@ -252,6 +252,7 @@ def test_libraries_stay_at_home(library):
         ("proof.programs.cpu", {"numpy", "xxhash"}),
         ("proof.programs.nh", {"numpy"}),
         ("proof.programs.load_ultralytics", {"torch", "ultralytics"}),
+        ("proof.programs.evaluate_ultralytics", {"torch", "ultralytics", "yaml"}),
         ("proof.programs.load_state_dict", {"torch", "safetensors"}),
         ("proof.programs.load_transformers", {"torch", "transformers"}),
     ],

@@ -88,6 +88,9 @@
     |  |- ProofKilled             58   the proof's process was killed from outside
     |  |- PythonUnfit             59   the proof's Python is missing, too old, none, or lacks numpy
     |  `- CommandUnavailable      49   the command of level 5 could not run, or could not tell
+    |- EvaluationError
+    |  |- EvaluationFailed        110   the command that evaluates failed, or said no number
+    |  `- EvaluationUnavailable   111   nothing to evaluate, or no command that could be started
     |- TrainingError
     |  |- CommandMissing         127   mlsync run: no such program, as shells say it
     |  |- CommandNotExecutable   126   mlsync run: it cannot be started, as shells say it
@@ -732,6 +735,24 @@ class CommandUnavailable(ProofUnavailable):
 
     exit_code = 49
     usual_advice = "correct command, framework or python under [proof]"
+
+
+class EvaluationError(Error):
+    """Something about measuring a checkpoint with a command of the user's."""
+
+
+class EvaluationFailed(EvaluationError):
+    """The command that evaluates failed, took too long, or said nothing that is a number with a name."""
+
+    exit_code = 110
+    usual_advice = "nothing was stored, and the version stays as it is; try the command on a restored checkpoint"
+
+
+class EvaluationUnavailable(EvaluationError):
+    """There is nothing to evaluate in the version, or the command could not be tried here."""
+
+    exit_code = 111
+    usual_advice = "correct command, path or environment under [evaluate]"
 
 
 class TrainingError(Error):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.proof import framework
+from mlsync.proof import running
 from mlsync.proof.user import cannot_change_user
 from unprivileged import environment, proof_python, python_for_all
 
@@ -128,7 +128,7 @@ def test_a_right_that_the_service_was_given_does_not_reach_the_command():
     # The launcher's parent is told by its number: the shell waits for it.
     command = f'"$0" -I -S "$1" $$ {" ".join(limits)} grep CapEff /proc/self/status 9>/dev/null; exit'
     held = ["capsh", "--keep=1", "--inh=cap_dac_read_search", "--uid=4242", "--addamb=cap_dac_read_search", "--"]
-    shell = ["-c", 'grep CapEff /proc/self/status; eval "$COMMAND"', python, framework._LAUNCHER]
+    shell = ["-c", 'grep CapEff /proc/self/status; eval "$COMMAND"', python, running._LAUNCHER]
     done = subprocess.run(
         [*held, *shell], env={**environment(), "COMMAND": command}, capture_output=True, text=True, check=True
     )

@@ -15,7 +15,7 @@ import pytest
 from proof_python import PROOF_PYTHON
 
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
-from mlsync.proof import framework
+from mlsync.proof import running
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command, ultralytics_command
 
 pytestmark = pytest.mark.slow
@@ -371,5 +371,5 @@ def test_a_command_of_a_process_that_stands_back_does_too(tmp_path):
 
 def test_time_in_line_for_the_processor_is_not_counted(run, monkeypatch):
     """A command that stood behind others for longer than its deadline gets that time on top."""
-    monkeypatch.setattr(framework, "waited_for_processor_s", lambda _pid: PATIENCE_S)
+    monkeypatch.setattr(running, "waited_for_processor_s", lambda _pid: PATIENCE_S)
     assert run("sleep 0.6", timeout_s=0.1) == Loaded()

@@ -138,7 +138,7 @@ def framework_of(config: Config, device: str | None, runs: RunsAs | None = None)
         framework=only_of,
         kinds=kinds,
         takes_files=takes_files,
-        environment=_environment(proof.command_environment, os.environ),
+        environment=environment_of(proof.command_environment, os.environ),
         device=device,
         timeout_s=proof.command_timeout_s,
         user=runs.user,
@@ -157,7 +157,7 @@ def policy_of(config: Config) -> Policy:
     return Policy(numbers, f"{framework_of(config, None).fingerprint()} {given[:16]}")
 
 
-def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
+def environment_of(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a list of names, which are taken from *environ*, and of assignments."""
     given = {name: value for name, is_set, value in (item.partition("=") for item in wanted) if is_set}
     return {name: environ[name] for name in wanted if name in environ} | given

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlsync.config.model import Config
+from mlsync.config.model import Config, EvaluateSettings
 from mlsync.config.trust import is_trusted, program_at, refuse_untrusted
 from mlsync.proof.user import NOBODY, User, cannot_change_user
 
@@ -31,15 +31,23 @@ class RunsAs:
 OWN: Final = RunsAs()
 
 
+def evaluates_as(config: Config, run: str, settings: EvaluateSettings) -> RunsAs:
+    """Return the user that evaluates the checkpoints of a run: the same as proves them, and under the same rule."""
+    return _runs_as(config, run, list(_evaluating(config, settings)))
+
+
 def runs_as(config: Config, run: str | None) -> RunsAs:
     """Return the user that proves the checkpoints of a run: the owner of its directory, or nobody.
 
     Raises ``Untrusted`` for a program that somebody other than root and that user can change.
     """
+    return _runs_as(config, run, list(_programs(config)))
+
+
+def _runs_as(config: Config, run: str | None, programs: list[tuple[Path, str]]) -> RunsAs:
     if os.geteuid() != 0:
         return OWN
     user, lacking = _user_of(config, run), cannot_change_user()
-    programs = list(_programs(config))
     # Files that belong to nobody's number may be anybody's, so owning them proves nothing.
     is_nobodys = user.name == NOBODY
     own: tuple[set[int], set[int]] = (set(), set()) if lacking or is_nobodys else ({user.uid}, {user.gid})
@@ -59,6 +67,7 @@ def refuse_untrusted_programs(config: Config) -> None:
                 refuse_untrusted(file, "a hook")
     for watch in config.watches:
         runs_as(config, watch.run)
+        evaluates_as(config, watch.run, watch.evaluate)
 
 
 def _user_of(config: Config, run: str | None) -> User:
@@ -76,6 +85,18 @@ def _programs(config: Config) -> Iterator[tuple[Path, str]]:
     proof = config.proof
     if proof.python is not None:
         yield proof.python, "a proof's Python"
-    for word in proof.command:
-        if file := program_at(word, os.environ.get("PATH", os.defpath) if word == proof.command[0] else ""):
-            yield file, "a proof's command"
+    yield from _words(proof.command, "a proof's command")
+
+
+def _evaluating(config: Config, settings: EvaluateSettings) -> Iterator[tuple[Path, str]]:
+    """Yield the files that an evaluation makes mlsync run, likewise."""
+    python = settings.python or config.proof.python
+    if settings.builtin and python is not None:
+        yield python, "an evaluation's Python"
+    yield from _words(settings.command, "an evaluation's command")
+
+
+def _words(command: tuple[str, ...], what: str) -> Iterator[tuple[Path, str]]:
+    for word in command:
+        if file := program_at(word, os.environ.get("PATH", os.defpath) if word == command[0] else ""):
+            yield file, what

@@ -82,7 +82,7 @@ class Session:
         except BaseException:
             inner.close()
             raise
-        _configure(store, repository, monitor)
+        _configure(store, repository, monitor, config)
         if repository.is_retired:
             monitor.notice("warning", _RETIRED)
         return cls(config, counted, repository)
@@ -130,7 +130,7 @@ class Session:
         counted = CountingStore(inner)
         store = _retrying(counted, monitor)
         repository = Repository(store, keys, conditional_create=conditional_create, slot=slot)
-        _configure(store, repository, monitor)
+        _configure(store, repository, monitor, config)
         return cls(config, counted, repository)
 
     @classmethod
@@ -240,8 +240,9 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=report)
 
 
-def _configure(store: Store, repository: Repository, monitor: Monitor) -> None:
-    """Pass the store what init found out about it, and its warnings to *monitor*."""
+def _configure(store: Store, repository: Repository, monitor: Monitor, config: Config) -> None:
+    """Pass the store what init found out about it, and its warnings to *monitor*; say what is best by *config*."""
+    repository.best_by = lambda run: config.evaluate_of(run).best_by
     store.configure(conditional_create=repository.conditional_create, warn=lambda text: monitor.notice("warning", text))
 
 

@@ -108,7 +108,7 @@ _write_only_option = click.option(
 _weak_option = click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 
 
-@click.group("key", cls=Group, short_help="List, add, change and remove what opens the repository.", epilog=_EXAMPLES)
+@click.group("key", cls=Group, short_help="List, add and change what opens the repository.", epilog=_EXAMPLES)
 def key_command() -> None:
     """Manage the key slots: each holds the master key, locked by a passphrase, a key file or another key.
 

@@ -16,7 +16,7 @@ import mlsync
 from mlsync.cli.arguments.invocation import Invocation
 from mlsync.cli.arguments.parsing import Group, with_common_options
 from mlsync.cli.reports.json import error_json, failure_json
-from mlsync.cli.short_helps import SHORT_HELPS
+from mlsync.cli.short_helps import SHORT_HELP_TOGETHER, SHORT_HELPS, TOGETHER
 from mlsync.cli.terminal import output
 from mlsync.errors import Error
 
@@ -33,7 +33,7 @@ GROUPS: Final = {
     "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
     "Care": (
         *("pin", "unpin", "forget", "unforget", "prune"),
-        *("doctor", "notify", "check", "repair", "verify", "prove", "key", "service", "completion"),
+        *("doctor", "notify", "check", "repair", "verify", "prove", "evaluate", "key", "service", "completion"),
     ),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
@@ -63,10 +63,12 @@ class _Commands(Group):
         for title, names in GROUPS.items():
             formatter.write_heading(title)
             with formatter.indentation():
-                shown = [name for name in names if not _is_undoing(name)]
+                shown = [name for name in names if not (_is_undoing(name) or name in TOGETHER)]
                 formatter.write_dl([(f"{_term(name):<{width}}", self._short_help(ctx, name)) for name in shown])
 
     def _short_help(self, ctx: click.Context, name: str) -> str:
+        if name in TOGETHER.values():
+            return SHORT_HELP_TOGETHER
         if name in SHORT_HELPS:
             return SHORT_HELPS[name]
         command = self.get_command(ctx, name)
@@ -79,7 +81,8 @@ def _is_undoing(name: str) -> bool:
 
 
 def _term(name: str) -> str:
-    return f"{name}, un{name}" if f"un{name}" in COMMANDS else name
+    beside = [f"un{name}"] * (f"un{name}" in COMMANDS) + [one for one, first in TOGETHER.items() if first == name]
+    return ", ".join((name, *beside))
 
 
 @click.group(

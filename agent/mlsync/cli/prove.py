@@ -36,9 +36,7 @@ Examples:
 """
 
 
-@click.command(
-    "prove", cls=Command, short_help="Prove versions that were committed without a full proof.", epilog=_EXAMPLES
-)
+@click.command("prove", cls=Command, short_help="Prove versions that lack a full proof.", epilog=_EXAMPLES)
 @click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
 @click.option("--pending", "is_pending", is_flag=True, help="All pending versions, of one run or of all.")
 @run_option

@@ -66,7 +66,7 @@ def _length(_context: click.Context, _option: click.Parameter, value: str | None
 @click.command(
     "run",
     cls=Command,
-    short_help="Start a training, restored first and stored to its end.",
+    short_help="Start a training, restored first, stored to its end.",
     epilog=_EXAMPLES,
     context_settings={"allow_interspersed_args": False},
 )

@@ -10,7 +10,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "demo": "See all of it work, with a real training, in a minute.",
     "init": "Make a repository and a configuration.",
     "status": "Show what is set up and what to do next.",
-    "run": "Start a training, restored first and stored to its end.",
+    "run": "Start a training, restored first, stored to its end.",
     "backup": "Make a version of each run that changed, now.",
     "now": "Have the running agent back up at once.",
     "agent": "Keep watch over all runs (the service).",
@@ -32,8 +32,12 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "check": "Check every object of the repository.",
     "repair": "Heal lost or damaged objects.",
     "verify": "Read a version back and prove it again.",
-    "prove": "Prove versions that were committed without a full proof.",
-    "key": "List, add, change and remove what opens the repository.",
+    "prove": "Prove versions that lack a full proof.",
+    "evaluate": "Measure a checkpoint of a version by a command.",
+    "key": "List, add and change what opens the repository.",
     "service": "Install or remove the systemd service.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
+# A command that stands on the line of another one, and what both do: the list is to fit a screen.
+TOGETHER: Final[Mapping[str, str]] = {"evaluate": "prove"}
+SHORT_HELP_TOGETHER: Final = "Prove what lacks a full proof; measure a checkpoint."

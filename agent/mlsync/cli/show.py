@@ -78,15 +78,17 @@ def show_command(
             return
         logged = logged_facts(session.repository, manifest.entries)
         decided = decided_of(session.repository, manifest.root.run)
+        evaluations = session.repository.evaluations(stored)
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
         status = status_from_entries(status_from_summaries(stored, proofs.proofs), manifest.entries)
         status = replace(status, hidden=hidden)
-        common.emit(show_json(status, manifest, logged, unknown, decided))
+        common.emit(show_json(status, manifest, logged, unknown, decided, evaluations))
         return
     number = manifest.root.number
-    print_report(manifest, logged, hidden, decided.pins.get(number), decided.registered.get(number, ()))
+    registered = decided.registered.get(number, ())
+    print_report(manifest, logged, hidden, decided.pins.get(number), registered, evaluations)
     if unknown:
         output.say()
         output.say_wrapped(in_words(unknown))

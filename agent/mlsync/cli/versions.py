@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import click
@@ -14,14 +17,18 @@ from mlsync.cli.reports.json import versions_json
 from mlsync.cli.reports.show_report import pinned, registered_as
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
+from mlsync.repository.repository import Repository
+from mlsync.retention.direction import named_number
 from mlsync.source.paths import natural
 from mlsync.versions.decided import by_rule
+from mlsync.versions.evaluated import RunEvaluations
 from mlsync.versions.proof_status import ProofStatus, RunVersions, run_versions
 from mlsync.versions.select import find_run
 
-_RIGHT: Final = (0, 2, 3, 4, 5)
+_RIGHT: Final = (0, 2, 3, 4, 5, 7)
 _EXAMPLES = """\b
 Examples:
   mlsync versions
@@ -39,13 +46,14 @@ def versions_command(common: Common, run: str | None, is_all: bool, accept_rollb
 
     PROOF is the level that every checkpoint of a version reached: L1 its container is whole, L2 its content makes
     sense, L3 its bytes were the same on the device, L4 its numbers were looked at, L5 a framework loaded it. Times are
-    local; the heading names the time zone.
+    local; the heading names the time zone. The last column, if there is one, is a number that was measured of versions:
+    the one that best_by under [evaluate] names, or the commonest.
     """
-    monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    monitor, config = common.monitor(), common.configuration()
+    with common.session(config, monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
-        listed = {name: run_versions(session.repository, name, with_forgotten=is_all) for name in names}
+        listed = {name: _listed(session.repository, name, is_all=is_all) for name in names}
         unreadable = sorted(session.repository.skipped.items())
         if not any(one.statuses for one in listed.values()):
             session.repository.refuse_unreadable()
@@ -55,19 +63,28 @@ def versions_command(common: Common, run: str | None, is_all: bool, accept_rollb
     if not any(one.statuses for one in listed.values()):
         output.say("no version yet")
         return
+    by = {name: config.evaluate_of(name).best_by for name in listed}
     ordered = sorted(listed, key=lambda name: natural(name.encode()))
-    _print([listed[name] for name in ordered if listed[name].statuses])
+    _print([listed[name] for name in ordered if listed[name].statuses], by)
 
 
-def _print(listed: list[RunVersions]) -> None:
+def _listed(repository: Repository, run: str, *, is_all: bool) -> RunVersions:
+    """Return the versions of a run, and what was measured of them."""
+    found = run_versions(repository, run, with_forgotten=is_all)
+    evaluations = RunEvaluations(repository, run).of_all(status.stored for status in found.statuses)
+    return replace(found, measured={number: newest_numbers(some) for number, some in evaluations.items()})
+
+
+def _print(listed: list[RunVersions], by: Mapping[str, str | None]) -> None:
     for number, one in enumerate(listed):
         if number:
             output.say()
         statuses = one.statuses
         output.say_wrapped(_heading(one))
-        made = _table(one, is_narrow=False)
+        named = _named(one, by.get(statuses[0].root.run))
+        made = _table(one, named, is_narrow=False)
         is_narrow = not made.fits(output.width())
-        output.print_table(_table(one, is_narrow=True) if is_narrow else made)
+        output.print_table(_table(one, named, is_narrow=True) if is_narrow else made)
         levels = sorted({status.root.required_level for status in statuses if status.is_pending})
         if is_narrow and levels:
             output.say_wrapped(f"pending: {' or '.join(f'L{level}' for level in levels)} is required")
@@ -81,11 +98,22 @@ def _heading(one: RunVersions) -> str:
     return f"{one.statuses[0].root.run}: {count}" + (f", {len(forgotten)} forgotten" if forgotten else "")
 
 
-def _table(one: RunVersions, *, is_narrow: bool) -> TextTable:
+def _named(one: RunVersions, best_by: str | None) -> str | None:
+    """Return which of the measured numbers is shown, if there are any: the one that is compared, or the commonest."""
+    if best_by is not None:
+        name = named_number(best_by)[0]
+        if any(name in numbers for numbers in one.measured.values()):
+            return name
+    counts = Counter(name for numbers in one.measured.values() for name in numbers)
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else None
+
+
+def _table(one: RunVersions, named: str | None, *, is_narrow: bool) -> TextTable:
     """Return the versions of a run; a narrow table leaves out which level a pending one requires."""
     statuses = one.statuses
     zone = output.zone(status.root.created_ns for status in statuses)
-    table = TextTable(("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF"), _RIGHT, "; ")
+    headers = ("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF")
+    table = TextTable(headers if named is None else (*headers, output.number_name(named)), _RIGHT, "; ")
     for status, new_writer in zip(statuses, _new_writers(statuses), strict=True):
         root, summary = status.root, status.root.summary
         table.row(
@@ -96,9 +124,15 @@ def _table(one: RunVersions, *, is_narrow: bool) -> TextTable:
             output.size(summary.new_bytes),
             output.size(summary.stored_bytes),
             _proof(status, is_narrow=is_narrow),
+            *([] if named is None else [_value(one, root.number, named)]),
             remarks=(*_decided(one, status), _hidden(status), new_writer, *root.notes, *_troubles(root)),
         )
     return table
+
+
+def _value(one: RunVersions, number: int, named: str) -> str:
+    value = one.measured.get(number, {}).get(named)
+    return "-" if value is None else f"{value:.6g}"
 
 
 def _new_writers(statuses: list[ProofStatus]) -> list[str]:

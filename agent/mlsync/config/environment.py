@@ -30,6 +30,8 @@ _OTHERS: Final = (
     "MLSYNC_METADATA_ENDPOINT",
 )
 _TESTS: Final = "MLSYNC_TEST_"
+# What a command that evaluates gets: it may call mlsync.
+_OF_EVALUATION: Final = re.compile(r"MLSYNC_EVALUATE_(RUN(_DIRECTORY)?|VERSION|EPOCH|STEP|CHECKPOINT|DIRECTORY|RESULT)")
 # What Kubernetes and Docker set in every container beside a service that is called mlsync.
 _OF_A_SERVICE: Final = re.compile(
     r"MLSYNC_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|NAME|ENV_\w+)"
@@ -73,7 +75,7 @@ def read_environment(environ: Mapping[str, str]) -> Said:
         if not name.startswith(_PREFIX) or name in _OTHERS or name.startswith(_TESTS) or not environ[name]:
             continue
         if name not in known:
-            if _OF_A_SERVICE.fullmatch(name) is None:
+            if not (_OF_A_SERVICE.fullmatch(name) or _OF_EVALUATION.fullmatch(name)):
                 raise _unknown(name, known)
             continue
         table, key = known[name]

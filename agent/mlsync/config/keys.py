@@ -25,6 +25,7 @@ from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.kms.names import is_name
 from mlsync.registry.address import checked_url
 from mlsync.registry.names import refuse_alias, refuse_model
+from mlsync.retention.direction import named_number
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.limit import ALLOWED as LIMIT_ALLOWED
 from mlsync.retention.limit import RemovalLimit, parse_limit
@@ -385,6 +386,19 @@ def program(value: Any, base: Path) -> tuple[str, ...]:
     if any("\0" in item for item in value):
         raise ValueError("a list of strings without the character NUL")
     return tuple(str(base / item) if (base / item).is_file() else item for item in value)
+
+
+@kind("text")
+def number_name(value: Any, base: Path) -> str:
+    """Return the name of a number, with ``max`` or ``min`` behind it if that is said."""
+    said = text(value, base)
+    try:
+        named_number(said)
+    except ValueError:
+        raise ValueError('the name of a number like "accuracy" or "loss min"') from None
+    if not said.isprintable():
+        raise ValueError("a name of printable characters")
+    return " ".join(said.split())
 
 
 @kind("text")

@@ -17,6 +17,7 @@ from mlsync.config.model import (
     TOP,
     AgentSettings,
     Config,
+    EvaluateSettings,
     HookSettings,
     KeySettings,
     LimitSettings,
@@ -36,6 +37,8 @@ from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.values import Level
 
+# The tables in [[watch]].
+_INNER = ("retention", "evaluate")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 _SECRETS = ("passphrase_file", "key_file", "kms_key", "write_only_key_file")
 
@@ -151,6 +154,7 @@ class _Reader:
             hooks=HookSettings(**self._section("hooks")),
             mlflow=MlflowSettings(**self._section("mlflow")),
             retention=RetentionSettings(**self._section("retention")),
+            evaluate=EvaluateSettings(**self._evaluated()),
             path=self._file,
         )
         self._check_together(config)
@@ -195,7 +199,7 @@ class _Reader:
         return tuple(self._watch(("watch", index), item) for index, item in enumerate(given))
 
     def _watch(self, at: KeyPath, given: dict[str, Any]) -> WatchSettings:
-        values = self._table(at, {name: value for name, value in given.items() if name != "retention"}, TABLES["watch"])
+        values = self._table(at, {name: value for name, value in given.items() if name not in _INNER}, TABLES["watch"])
         said = {field: value for field, value in self._said.of("watch").items() if field != "directory"}
         if "run" in said and len(self._tree["watch"]) > 1:
             self._refuse(
@@ -211,7 +215,10 @@ class _Reader:
                 values["run"] = default_run_name(values["directory"])
             except RunNameInvalid as error:
                 self._refuse((*at, "directory"), f"this directory's name gives no run name: {error.where}", "set run")
-        return WatchSettings(**values, retention=self._retention((*at, "retention"), given.get("retention", {})))
+        retention = self._retention((*at, "retention"), given.get("retention", {}))
+        return WatchSettings(
+            **values, retention=retention, evaluate=self._evaluate((*at, "evaluate"), given.get("evaluate", {}))
+        )
 
     def _channels(self) -> tuple[NotifySettings, ...]:
         """Return the channels that are told; a channel that the environment names is the only one."""
@@ -244,6 +251,25 @@ class _Reader:
             # A pack may be of many runs, so there is one prune for all of them.
             self._refuse((*at, "prune"), "prune in [watch.retention] cannot be for one run", "write it in [retention]")
         return RetentionSettings(**self._section("retention") | self._table(at, given, TABLES["retention"]))
+
+    def _evaluated(self) -> dict[str, Any]:
+        """Return how all runs are evaluated, unless they say it themselves."""
+        values = self._section("evaluate")
+        if values.get("command") and values.get("builtin"):
+            self._refuse(("evaluate", "builtin"), "both command and builtin in [evaluate]", "keep one of them")
+        return values
+
+    def _evaluate(self, at: KeyPath, given: object) -> EvaluateSettings:
+        """Return how one run is evaluated: what it says itself, and the rest from the table for all runs."""
+        if not isinstance(given, dict):
+            self._refuse(at, "evaluate in [[watch]] must be a table", "write [watch.evaluate] on a line below it")
+        own, common = self._table(at, given, TABLES["evaluate"]), self._evaluated()
+        if "command" in own or "builtin" in own:
+            # Another one, and not one more.
+            common = {name: value for name, value in common.items() if name not in ("command", "builtin")}
+        if (own | common).get("command") and (own | common).get("builtin"):
+            self._refuse((*at, "builtin"), f"both command and builtin{_in(at)}", "keep one of them")
+        return EvaluateSettings(**common | own)
 
     def _table(self, at: KeyPath, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
         """Return the values of one table by the names of their fields."""

@@ -34,6 +34,7 @@ from mlsync.config.keys import (
     model_name,
     names_or,
     number,
+    number_name,
     one_of,
     path,
     patterns,
@@ -222,6 +223,86 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """How checkpoints are measured after their proof."""
+
+    command: tuple[str, ...] = key(
+        program,
+        "A command that measures a checkpoint; no shell reads it. `{checkpoint}` is a private copy of the file or "
+        "directory, `{directory}` a directory like the run's, with that copy and small files beside it, `{result}` a "
+        "file to write, and `{device}` the device. It prints JSON, lines like `accuracy 0.93`, or a table as "
+        "`results.csv`, or writes that to `{result}`. The command may run code out of the checkpoint.",
+        example='["python", "evaluate.py", "{checkpoint}"]',
+        unset="nothing is evaluated",
+        otherwise=(),
+    )
+    builtin: str | None = key(
+        one_of("ultralytics"),
+        "Instead of a command: `model.val` of Ultralytics, on the dataset that the training used, if it is on this "
+        "machine. THAT RUNS CODE OUT OF THE CHECKPOINT: use it only for files that you trust.",
+        example='"ultralytics"',
+        unset="nothing is evaluated",
+    )
+    on: str = key(
+        one_of("best", "every", "registered", "never"),
+        'What the agent evaluates, after the proof: each version that its trainer calls the `"best"` so far, `"every"` '
+        'proved one, or those that are `"registered"` with a registry of models. `"never"` leaves it to '
+        "`mlsync evaluate`.",
+        default='"best"',
+        example='"every"',
+    )
+    label: str | None = key(
+        text,
+        "What the numbers are recorded under.",
+        example='"coco val"',
+        unset="the name of the program, without its arguments",
+    )
+    device: str | None = key(
+        proof_device,
+        "The device that the command is told.",
+        example='"cuda:1"',
+        unset="`device` under `[proof]`",
+    )
+    python: Path | None = key(
+        path,
+        "The Python of the built-in evaluation.",
+        example='"/opt/conda/bin/python"',
+        unset="`python` under `[proof]`, or mlsync's own",
+    )
+    environment: tuple[str, ...] = key(
+        variables,
+        "The command's environment, besides `PATH`, `CUDA_*` and `MLSYNC_EVALUATE_*`: names, or `NAME=value`.",
+        default="[]",
+        example='["PYTHONPATH", "DATA=/data/coco"]',
+    )
+    timeout_s: float = key(
+        duration_above_zero,
+        "The time for one evaluation; then it is killed, with all that it started.",
+        default='"1h"',
+        example='"10m"',
+        name="timeout",
+    )
+    path: str | None = key(
+        text,
+        "A pattern for the checkpoint that is evaluated, of a file, or with a slash at its end of a directory.",
+        example='"weights/best.pt"',
+        unset="the one that the trainer calls the best, or else the newest",
+    )
+    best_by: str | None = key(
+        number_name,
+        "The number by which `best` is chosen, of all that is known of a version. `max` or `min` behind it says which "
+        "is better; without it, less is for names of losses and errors, more for others.",
+        example='"metrics/mAP50-95(B)"',
+        unset="what the trainer calls the best",
+    )
+
+    @property
+    def measures(self) -> bool:
+        """Whether something is there that evaluates."""
+        return bool(self.command or self.builtin)
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """One training directory and the name of its run."""
 
@@ -255,6 +336,7 @@ class WatchSettings:
         example='["*.mdl"]',
     )
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -715,6 +797,7 @@ class Config:
     hooks: HookSettings = field(default_factory=HookSettings)
     mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     path: Path | None = None
 
     @property
@@ -727,6 +810,10 @@ class Config:
     def retention_of(self, run: str) -> RetentionSettings:
         """Return which versions of a run are kept: as its ``[[watch]]`` says, or as is said for all runs."""
         return next((watch.retention for watch in self.watches if watch.run == run), self.retention)
+
+    def evaluate_of(self, run: str) -> EvaluateSettings:
+        """Return how a run is evaluated: as its ``[[watch]]`` says, or as is said for all runs."""
+        return next((watch.evaluate for watch in self.watches if watch.run == run), self.evaluate)
 
     @classmethod
     def for_repository(cls, place: str, environ: Mapping[str, str] = os.environ) -> Self:
@@ -754,6 +841,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "hooks": keys_of(HookSettings),
     "mlflow": keys_of(MlflowSettings),
     "retention": keys_of(RetentionSettings),
+    "evaluate": keys_of(EvaluateSettings),
 }
 
 

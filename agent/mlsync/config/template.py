@@ -55,6 +55,7 @@ def template(
     parts += ["", "[hooks]", *_lines(TABLES["hooks"], {})]
     parts += ["", "[mlflow]", *_lines(TABLES["mlflow"], {})]
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
+    parts += ["", "[evaluate]", *_lines(TABLES["evaluate"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"
 

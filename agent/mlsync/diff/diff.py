@@ -15,9 +15,10 @@ from mlsync.diff.sides import OpenedSide, Side, normal, paired
 from mlsync.errors import PathMissing
 from mlsync.monitor import Monitor
 from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Repository
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.versions.nearest import did_you_mean
 from mlsync.versions.units import Entries
@@ -47,13 +48,15 @@ class DiffResult:
     """What differs, by path; *same_count* files and links are equal.
 
     *before_path* and *after_path* are the paths that are compared, ``None`` for whole versions. *new_bytes* counts
-    content of several files once, *read_bytes* what was fetched besides the manifests.
+    content of several files once, *read_bytes* what was fetched besides the manifests. *numbers* are those that were
+    measured of both versions or of one, ``None`` where it was not.
     """
 
     before: ManifestRoot
     after: ManifestRoot
     before_path: bytes | None = None
     after_path: bytes | None = None
+    numbers: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     files: list[FileDiff] = field(default_factory=list)
     same_count: int = 0
     new_bytes: int = 0
@@ -83,8 +86,17 @@ def diff(repository: Repository, before: Side, after: Side, paths: tuple[bytes, 
     with repository.reader() as reader:
         _look_into(result.files, (left.entries, right.entries), reader, monitor)
         result.read_bytes = reader.read_bytes
+    result.numbers = _numbers(repository, before.stored, after.stored)
     result.seconds = time.monotonic() - started_s
     return result
+
+
+def _numbers(
+    repository: Repository, before: StoredVersion, after: StoredVersion
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return what was measured of the versions, by name."""
+    was, now = (newest_numbers(repository.evaluations(one)) for one in (before, after))
+    return {name: (was.get(name), now.get(name)) for name in sorted(was.keys() | now.keys())}
 
 
 def _look_into(

@@ -7,25 +7,18 @@ killed at a deadline. A load that failed refuses the checkpoint; a load that cou
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import os
 import re
-import select
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from mlsync.courtesy.priority import waited_for_processor_s
-from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
-from mlsync.proof.child import bare_environment
+from mlsync.errors import CommandUnavailable, ProofOutOfMemory
+from mlsync.proof.running import As, Program, Running, run
 from mlsync.proof.user import User
 from mlsync.values import Fact
 
@@ -33,8 +26,6 @@ PATH: Final = "{path}"
 #: Exit statuses: the command could not try (EX_TEMPFAIL of sysexits.h), or does not load such files (as tests exit that
 #: are skipped).
 CANNOT_TELL, NOT_MEANT = 75, 77
-_LOG: Final = logging.getLogger(__name__)
-_LAUNCHER: Final = Path(__file__).with_name("programs") / "launch.py"
 _ULTRALYTICS: Final = Path(__file__).with_name("programs") / "load_ultralytics.py"
 _STATE_DICT: Final = Path(__file__).with_name("programs") / "load_state_dict.py"
 _TRANSFORMERS: Final = Path(__file__).with_name("programs") / "load_transformers.py"
@@ -43,12 +34,6 @@ HUGGING_FACE: Final = frozenset({"huggingface-weights", "huggingface-trainer"})
 SEVERAL_FILES: Final = HUGGING_FACE | {"dcp", "deepspeed", "megatron"}
 DESCRIBED: Final = "huggingface-model"
 _CONTAINERS: Final = frozenset({"torch-zip", "safetensors"})
-_FILE_BYTES_MAX: Final = 1 << 30
-_OUTPUT_BYTES_KEPT: Final = 4000
-_LINES_KEPT, _CHARS_KEPT = 3, 600
-_READ_BYTES: Final = 64 << 10
-_READS_AFTER_THE_END: Final = 64
-_POLL_S: Final = 0.25
 # The exit statuses of a shell for a command that it cannot execute, or does not find.
 _NOT_STARTED: Final = (126, 127)
 _SIGNAL_BASE: Final = 128
@@ -159,135 +144,17 @@ def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None])
     Calls *tick* regularly. Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` if the load could
     not be tried, and what *tick* raises. Afterwards no process of the command's session runs.
     """
-    user = framework.user
-    if user is None and framework.as_root and not framework.may_be_root:
-        what = f"{framework.name} would run code out of the checkpoint as root: {framework.as_root}"
-        advice = "give mlsync these rights, see systemd/README.md, or run it as the trainer's user"
-        raise CommandUnavailable(what, advice=advice)
-    if user is None or not framework.may_be_root:
-        return _load(framework, path, home, tick, user, framework.as_root)
-    try:
-        return _load(framework, path, home, tick, user)
-    except _NotStarted as error:
-        return _load(framework, path, home, tick, None, f"{user.name} cannot: {error.what}")
-
-
-def _load(
-    framework: Framework, path: Path, home: Path, tick: Callable[[], None], user: User | None, as_root: str = ""
-) -> Loaded:
-    """Load it by a process of *user*, or of the user of this process."""
-    running = _Running(framework, path, home, user)
-    # Not the command: its words may hold a secret.
-    _LOG.debug("a framework's process started to load %r", path.name)
-    try:
-        running.wait(framework.timeout_s, tick)
-    finally:
-        running.end()
-        _LOG.debug("the framework's process ended with %d", running.status)
+    words = tuple(part.replace(PATH, str(path)) for part in framework.command)
+    command = Program(framework.name, words, framework.environment, framework.device, framework.timeout_s)
+    who = As(framework.user, framework.may_be_root, framework.as_root)
+    running, as_root = run(command, path, home, tick, who)
     return replace(_result(framework.name, running), as_root=as_root)
 
 
-class _NotStarted(CommandUnavailable):
-    """The command could not be started."""
-
-
-class _Running:
-    """A running command; keeps the end of its output, and kills its whole session at the end."""
-
-    def __init__(self, framework: Framework, path: Path, home: Path, user: User | None) -> None:
-        self.name = framework.name
-        self.status = 0
-        self.output = bytearray()
-        self.why_not_started = b""
-        command = [part.replace(PATH, str(path)) for part in framework.command]
-        # Twice the deadline on every processor: it ends processes that left the session.
-        cpu_s = int(2 * framework.timeout_s * (os.cpu_count() or 1)) + 1
-        self._report, report = os.pipe2(os.O_CLOEXEC)
-        limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, _largest_bytes(path)))
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - what the user's configuration names
-                [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, limits), str(path), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=_environment(framework, home, user),
-                cwd=home,
-                bufsize=0,
-                start_new_session=True,
-                pass_fds=[report],
-                **({} if user is None else user.as_started),
-            )
-        except OSError as error:
-            os.close(self._report)
-            raise _NotStarted(f"{self.name} does not start: {error.strerror}") from None
-        finally:
-            os.close(report)
-        assert self._process.stdout is not None
-        self._out = self._process.stdout.fileno()
-        os.set_blocking(self._out, False)
-        self._alive = os.pidfd_open(self._process.pid)
-
-    def wait(self, timeout_s: float, tick: Callable[[], None]) -> None:
-        """Wait until the command has ended, even if other processes still have its output open."""
-        deadline_s = time.monotonic() + timeout_s
-        poller = select.poll()
-        poller.register(self._alive, select.POLLIN)
-        poller.register(self._out, select.POLLIN)
-        while True:
-            ready = dict(poller.poll(_POLL_S * 1000))
-            if self._out in ready and not self._take():
-                poller.unregister(self._out)
-            if self._alive in ready:
-                return
-            if time.monotonic() > deadline_s + waited_for_processor_s(self._process.pid):
-                raise ProofTimedOut(f"{self.name} did not end within {timeout_s:.0f} s")
-            tick()
-
-    def end(self) -> None:
-        """Kill the rest of the session, and read the exit status and the last output."""
-        # Before the wait: until then its process group cannot be anyone else's.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self.status = self._process.wait()
-        # Bounded: a process that left the session may still write.
-        for _ in range(_READS_AFTER_THE_END):
-            if not self._take():
-                break
-        self.why_not_started = os.read(self._report, _READ_BYTES)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        os.close(self._report)
-        os.close(self._alive)
-
-    def _take(self) -> bool:
-        """Read output; return whether there may be more."""
-        try:
-            data = os.read(self._out, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        self.output += data
-        del self.output[:-_OUTPUT_BYTES_KEPT]
-        return bool(data)
-
-    def last_lines(self) -> str:
-        """Return the last lines of the output, on one line."""
-        lines = [line.strip() for line in self.output.decode("utf-8", "replace").splitlines()]
-        text = " | ".join([line for line in lines if line][-_LINES_KEPT:])
-        return "".join(char if char.isprintable() else "?" for char in text)[-_CHARS_KEPT:]
-
-
-def _largest_bytes(path: Path) -> int:
-    """Return the size of a file, or of the largest in a directory: the command may write files of that size."""
-    found = [path, *path.rglob("*")]
-    return max(one.lstat().st_size for one in found)
-
-
-def _result(name: str, running: _Running) -> Loaded:
+def _result(name: str, running: Running) -> Loaded:
     """Return what the exit status says of the checkpoint; raises ``ProofUnavailable`` if it says nothing."""
     status, output = running.status, running.last_lines()
     last_words = f": {output}" if output else ""
-    if running.why_not_started:
-        raise _NotStarted(f"{name} does not start: {running.why_not_started.decode('utf-8', 'replace')}")
     if status in (0, NOT_MEANT):
         return Loaded(skipped=status == NOT_MEANT)
     if status in _NOT_STARTED:
@@ -303,12 +170,3 @@ def _result(name: str, running: _Running) -> Loaded:
         raise CommandUnavailable(f"{name} was ended by signal {number}{last_words}")
     how = f"crashed with signal {number}" if number > 0 else f"ended with {status}"
     return Loaded(refused=f"{name} {how}{last_words}")
-
-
-def _environment(framework: Framework, home: Path, user: User | None) -> dict[str, str]:
-    """Return the command's environment: no credentials, no keys, and a temporary home."""
-    bare = bare_environment(os.environ, framework.device)
-    # Where "pip install --user" puts a framework; the temporary home would hide it.
-    user_base = os.path.join(os.path.expanduser("~") if user is None else user.home, ".local")
-    own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONUSERBASE": user_base, "PYTHONDONTWRITEBYTECODE": "1"}
-    return {**bare, **own, **framework.environment}

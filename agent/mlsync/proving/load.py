@@ -20,6 +20,7 @@ import msgspec
 from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.proof.framework import Framework, Loaded, load
+from mlsync.proof.user import User
 from mlsync.proving.access import grant_access, remove_others_files
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
@@ -44,14 +45,73 @@ class LoadingOptions:
     directory: Path
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateCopy:
+    """Restored *files*, and the *home* of the command that gets them."""
+
+    files: Path
+    home: Path
+
+
+class PrivateCopies:
+    """Restores files of one repository below *directory*, each time into a private directory of its own."""
+
+    def __init__(self, directory: Path, reader: ChunkReader, is_named: IsNamed) -> None:
+        self._directory = directory
+        self._reader = reader
+        self._is_named = is_named
+
+    @contextmanager
+    def restored(self, entries: Sequence[Entry], user: User | None, tick: Callable[[], None]) -> Iterator[PrivateCopy]:
+        """Restore *entries* by their paths, also for another *user*, and remove them again.
+
+        Raises ``OSError``, ``TargetError`` or ``CommandUnavailable`` without room for them, ``Damage`` if a byte does
+        not come back, and what *tick* raises, which is called regularly.
+        """
+        with private_directory(self._directory) as place:
+            home = place / "home"
+            home.mkdir(mode=0o700)
+            self._restore([_own(entry) for entry in entries], place / "file", tick)
+            if user is not None:
+                # The state directory, the repository's directory in it, and the one for loading: mlsync owns them.
+                through = (*self._directory.parents[1::-1], self._directory)
+                with _locked(self._directory):
+                    grant_access(user, through, place / "file", home)
+            yield PrivateCopy(place / "file", home)
+
+    def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
+        """Write files by the same code as a restore."""
+        with Target(bytes(directory), self._is_named, tick=tick) as target:
+            for entry in entries:
+                if entry.kind is EntryKind.DIRECTORY:
+                    target.make_directory(entry)
+            plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
+            self._refuse_full(target, sum(plan.needed_bytes for plan in plans))
+            chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
+            for plan in plans:
+                target.write(plan, _contents(plan, chunks, tick))
+            for entry in entries:
+                if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
+                    target.make_link(entry)
+
+    def _refuse_full(self, target: Target, needed_bytes: int) -> None:
+        free_bytes = target.free_bytes()
+        if needed_bytes + _SPARE_BYTES > free_bytes:
+            what = (
+                f"no room to load a checkpoint of {needed_bytes} bytes and leave {_SPARE_BYTES} free, "
+                f"of {free_bytes} that are"
+            )
+            advice = "make room there, or set state_directory"
+            raise CommandUnavailable(what, where=str(self._directory), advice=advice)
+
+
 class Loading:
     """Loads the checkpoints of one repository, one at a time."""
 
     def __init__(self, options: LoadingOptions, reader: ChunkReader, is_named: IsNamed) -> None:
         self._framework = options.framework
-        self._directory = options.directory
         self._reader = reader
-        self._is_named = is_named
+        self._copies = PrivateCopies(options.directory, reader, is_named)
 
     @classmethod
     def of(cls, options: LoadingOptions | None, reader: ChunkReader, repository: Repository) -> Self | None:
@@ -80,43 +140,10 @@ class Loading:
         raises, which is called regularly.
         """
         try:
-            with private_directory(self._directory) as place:
-                home = place / "home"
-                home.mkdir(mode=0o700)
-                self._restore([_own(entry) for entry in entries], place / "file", tick)
-                if self._framework.user is not None:
-                    # The state directory, the repository's directory in it, and the one for loading: mlsync owns them.
-                    through = (*self._directory.parents[1::-1], self._directory)
-                    with _locked(self._directory):
-                        grant_access(self._framework.user, through, place / "file", home)
-                return load(self._framework, place / "file" / os.fsdecode(name), home, tick)
+            with self._copies.restored(entries, self._framework.user, tick) as copy:
+                return load(self._framework, copy.files / os.fsdecode(name), copy.home, tick)
         except (OSError, TargetError) as error:
             raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
-
-    def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
-        """Write files by the same code as a restore."""
-        with Target(bytes(directory), self._is_named, tick=tick) as target:
-            for entry in entries:
-                if entry.kind is EntryKind.DIRECTORY:
-                    target.make_directory(entry)
-            plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
-            self._refuse_full(target, sum(plan.needed_bytes for plan in plans))
-            chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
-            for plan in plans:
-                target.write(plan, _contents(plan, chunks, tick))
-            for entry in entries:
-                if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
-                    target.make_link(entry)
-
-    def _refuse_full(self, target: Target, needed_bytes: int) -> None:
-        free_bytes = target.free_bytes()
-        if needed_bytes + _SPARE_BYTES > free_bytes:
-            what = (
-                f"no room to load a checkpoint of {needed_bytes} bytes and leave {_SPARE_BYTES} free, "
-                f"of {free_bytes} that are"
-            )
-            advice = "make room there, or set state_directory"
-            raise CommandUnavailable(what, where=str(self._directory), advice=advice)
 
 
 def _own(entry: Entry) -> Entry:

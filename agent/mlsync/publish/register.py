@@ -18,6 +18,7 @@ from mlsync.publish.registrations import hold
 from mlsync.registry.mlflow import ModelVersion, Registry
 from mlsync.registry.names import OURS, VALUE_CHARS_MAX, as_key
 from mlsync.registry.source import ModelSource
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.history.decisions import By
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository, StoredVersion
@@ -151,7 +152,8 @@ def _tags(repository: Repository, stored: StoredVersion, manifest: Manifest, cho
     }
     if proved:
         tags |= {"proof": f"L{level}", "device": device, "container": proved[0].container}
-    known = measured(repository, manifest.entries, (FITNESS,))
+    evaluated = newest_numbers(repository.evaluations(stored))
+    known = measured(repository, stored, manifest.entries, (FITNESS,), evaluated)
     numbers = {"epoch": known.epoch, "step": known.step}
     tags |= {name: f"{value:g}" for name, value in numbers.items() if value is not None}
     for name in sorted(known.numbers)[:_NUMBERS_MAX]:

@@ -113,6 +113,9 @@ class Repository:
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
         # By name: versions that were passed over although they open, or are forgotten, and why, as a sentence.
         self.doubts: dict[str, str] = {}
+        #: Returns the number by which the best version of a run is chosen where somebody said so, as its name, perhaps
+        #: with max or min behind it.
+        self.best_by: Callable[[str], str | None] = lambda _run: None
 
     # ------------------------------------------------------------ beginning
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from mlsync.retention.direction import is_more_better
 from mlsync.retention.nearest_word import did_you_mean
 from mlsync.retention.rules import (
     PERIODS,
@@ -29,8 +30,6 @@ _SPAN: Final = re.compile(r"([0-9]{1,6})([hdw])")
 _NUMBER: Final = re.compile(r"[0-9]{1,7}")
 _UNITS: Final = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step"}
 _MORE_IS_BETTER: Final = {"max": True, "min": False}
-# Without a word for it, less would be taken for worse.
-_LESS_IS_BETTER: Final = re.compile(r"loss|error|perplexity", re.IGNORECASE)
 
 
 def parse_rules(lines: Sequence[str]) -> tuple[Rule, ...]:
@@ -91,7 +90,8 @@ def _best(text: str, words: list[str]) -> Rule:
     name = " ".join(rest if is_max is None else rest[:-1])
     if not name:
         raise ValueError("it names nothing that could be compared")
-    if is_max is None and _LESS_IS_BETTER.search(name):
+    # Without a word for it, less would be taken for worse; and here something is removed.
+    if is_max is None and not is_more_better(name):
         raise ValueError(f"say with max or min at its end whether more of {name} is better")
     return BestRule(text, count, name, is_max is not False)
 

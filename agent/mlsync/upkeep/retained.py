@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mlsync.errors import Damage, PolicyRefused, VersionMissing
+from mlsync.repository import names
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository
+from mlsync.retention.direction import named_number
 from mlsync.retention.facts import VersionFacts
 from mlsync.retention.policy import KeepPolicy, PolicyOutcome, evaluate
 from mlsync.retention.rules import BestRule, EveryRule
 from mlsync.upkeep.forget import is_proved
 from mlsync.versions.best import BestSearch
+from mlsync.versions.evaluated import RunEvaluations, best_among, sound_numbers
 from mlsync.versions.measured import Measured, measured
 from mlsync.versions.proof_status import KnownVersions, ProofStatus, Told, run_versions, status_from_entries
 from mlsync.versions.run_proofs import RunProofs
@@ -80,13 +83,19 @@ class _Listed:
 
     @classmethod
     def of(
-        cls, repository: Repository, status: ProofStatus, proofs: RunProofs, asked: Collection[str] | None
+        cls,
+        repository: Repository,
+        status: ProofStatus,
+        proofs: RunProofs,
+        asked: Collection[str] | None,
+        evaluations: RunEvaluations,
     ) -> _Listed:
         """Read the list of files of a version, once."""
         entries = list(proofs.entries(status.stored))
         if status.is_pending:
             status = replace(status_from_entries(status, entries), hidden=status.hidden)
-        return cls(status, measured(repository, entries, asked), entries)
+        known = sound_numbers(evaluations.of(status.stored), entries) if asked else {}
+        return cls(status, measured(repository, status.stored, entries, asked, known), entries)
 
 
 class _Run:
@@ -118,11 +127,14 @@ class _Run:
         Each is read once, whatever is asked; some of them are in memory at the same time.
         """
         proofs = RunProofs(self._repository, self._run, self._known)
-        search = BestSearch(self._repository, self._run)
+        search, evaluations = BestSearch(self._repository, self._run), RunEvaluations(self._repository, self._run)
+        best_by = self._repository.best_by(self._run)
+        if best_by is not None:
+            asked = {*(asked or ()), named_number(best_by)[0]}
         found = {}
 
         def read(status: ProofStatus) -> _Listed:
-            return _Listed.of(self._repository, status, proofs, asked)
+            return _Listed.of(self._repository, status, proofs, asked, evaluations)
 
         # The newest first, as the search for the best asks; and alone: what all of them need is read with it, once.
         there = [status for status in reversed(self._statuses) if not self._is_forgotten(status)]
@@ -133,7 +145,7 @@ class _Run:
                         search.look(one.status.stored, one.entries)
                         found[one.status.root.number] = one.status, one.measured
                         self._note(one, proofs)
-            best = self._best_number(search)
+            best = self._best_number(search, best_by, {number: known.numbers for number, (_, known) in found.items()})
         except Damage as error:
             raise self._unclear(f"a list of files cannot be read: {error}") from error
         self._refuse_skipped()
@@ -152,8 +164,13 @@ class _Run:
     def _is_forgotten(self, status: ProofStatus) -> bool:
         return self._decided.dropped(status.root.number, status.stored.digest) is not None
 
-    def _best_number(self, search: BestSearch) -> int:
+    def _best_number(
+        self, search: BestSearch, best_by: str | None, numbers: Mapping[int, Mapping[str, tuple[float, ...]]]
+    ) -> int:
         """Return the version that a restore of the best one takes; 0 if nothing tells which that is."""
+        if best_by is not None:
+            name, is_max = named_number(best_by)
+            return best_among(numbers, name, is_max=is_max) or 0
         try:
             return search.number()
         except VersionMissing:
@@ -184,7 +201,12 @@ class _Run:
     def _refuse_skipped(self) -> None:
         """Raise ``PolicyRefused`` if an object under the name of a version, proof or decision did not open."""
         run_id = self._repository.version_key(self._run, 1).split("/")[1]
-        skipped = sorted(key for key in self._repository.skipped if key.split("/")[1:2] == [run_id])
+        # An evaluation that does not open is as one that a store hides: a version without a number is kept.
+        skipped = sorted(
+            key
+            for key in self._repository.skipped
+            if key.split("/")[1:2] == [run_id] and names.parse_evaluation(key) is None
+        )
         if skipped:
             raise self._unclear(f"{_some(skipped)} cannot be read")
 

@@ -54,6 +54,17 @@ def best_number(repository: Repository, run: str) -> int:
     return search.number(proofs.passed_over())
 
 
+def named_best(repository: Repository, stored: StoredVersion, entries: Mapping[bytes, Entry]) -> bytes | None:
+    """Return the file or directory in a version that its trainer names the best, if the version holds it."""
+    state, lightning = _Named(), _Named()
+    search = BestSearch(repository, stored.root.run)
+    for named, find in ((state, search.named_by_state), (lightning, _named_by_lightning)):
+        named.look(stored.root.number, entries, find)
+        if named.number is not None:
+            return named.best
+    return None
+
+
 class BestSearch:
     """Finds the version with the best checkpoint of a run, in one walk over its versions, the newest first.
 
@@ -85,7 +96,7 @@ class BestSearch:
         files = {entry.path: entry for entry in entries}
         self._lightning.look(number, files, _named_by_lightning)
         if self._fitness.number is None:
-            self._state.look(number, files, self._named_by_state)
+            self._state.look(number, files, self.named_by_state)
             if self._state.best is None and self._lightning.best is None:
                 self._look_at_results(number, files)
 
@@ -142,7 +153,7 @@ class BestSearch:
         lacks = "".join(f", and {os.fsdecode(name)} {_LOGS[name]}" for name in sorted(self._logs))
         return f"{nothing}: no checkpoint in {versions} ({named}) has a best_fitness{lacks}"
 
-    def _named_by_state(self, files: Mapping[bytes, Entry]) -> bytes | None:
+    def named_by_state(self, files: Mapping[bytes, Entry]) -> bytes | None:
         """Return the checkpoint that Hugging Face's trainer names the best.
 
         The state does not say whether a higher metric is better, but it names the best checkpoint.

@@ -1,8 +1,9 @@
-"""The numbers that are known of a version, by which versions are compared: from proofs, and from trainers' logs.
+"""The numbers that are known of a version, by which versions are compared: measured, from proofs, and from logs.
 
-A name is that of a fact in the proof of a checkpoint (``best_fitness``, ``epoch``), of a fact in a trainer's log,
-``fitness`` for that of Ultralytics' last epoch, or ``FILE:NAME``: the last value of a column of a ``.csv`` file, or of
-a number in a ``.json`` file such as Hugging Face's trainer_state.json.
+A name is that of a number that a command measured, or of a fact in the proof of a checkpoint (``best_fitness``,
+``epoch``) or in a trainer's log, ``fitness`` for that of Ultralytics' last epoch, ``FILE:NAME`` for the last value of a
+column of a ``.csv`` file or of a number in a ``.json`` file such as Hugging Face's trainer_state.json, or the name of a
+metric that a trainer logged.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from mlsync.formats.logs.trainer_logs import (
 )
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
-from mlsync.repository.repository import Repository
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.values import Fact
 from mlsync.versions.logged import logged_facts, read_files
+from mlsync.versions.logs.metrics import logged_metrics
 from mlsync.versions.resumable import Resumable, resumables
 
 FITNESS: Final = "fitness"
@@ -43,8 +45,16 @@ class Measured:
     numbers: Mapping[str, tuple[float, ...]]
 
 
-def measured(repository: Repository, entries: Collection[Entry], asked: Collection[str] | None) -> Measured:
+def measured(
+    repository: Repository,
+    stored: StoredVersion,
+    entries: Collection[Entry],
+    asked: Collection[str] | None,
+    evaluated: Mapping[str, float] | None = None,
+) -> Measured:
     """Return what is known of a version with these entries, with their latest proofs.
+
+    What was *evaluated* of it counts before what checkpoints and logs say under the same name.
 
     With names that are *asked* for (also none), trainers' logs are read too: some small files of the version. A log
     that cannot be read tells nothing.
@@ -58,6 +68,11 @@ def measured(repository: Repository, entries: Collection[Entry], asked: Collecti
         numbers.setdefault(name, []).append(number)
     for name in asked or ():
         numbers.setdefault(name, []).extend(_of_files(repository, entries, name))
+    for name, number in (evaluated or {}).items():
+        numbers[name] = [number]
+    if any(not numbers.get(name) and name != FITNESS for name in asked or ()):
+        for name, number in logged_metrics(repository, stored, entries).items():
+            numbers[name] = numbers.get(name) or [number]
     found = resumables(entries)
     newest: list[Mapping[str, Fact]] = [_counts(found[0])] if found else []
     return Measured(

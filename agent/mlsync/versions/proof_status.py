@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -106,10 +106,14 @@ class KnownVersions:
 
 @dataclass(frozen=True, slots=True)
 class RunVersions:
-    """The versions of a run that are listed, oldest first, and what is decided of all of them."""
+    """The versions of a run that are listed, oldest first, and what is decided of all of them.
+
+    *measured* has the numbers of those that were evaluated, for whoever asked for them.
+    """
 
     statuses: list[ProofStatus]
     decided: Decided
+    measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:

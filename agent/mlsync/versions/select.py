@@ -1,4 +1,4 @@
-"""Find the version that a person asks for: a number, ``latest``, ``resumable``, ``best``, a time, or a pin's name."""
+"""Find the version that a person asks for: a number, a word, ``best by`` a number, a time, or a pin's name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlsync.repository.history.seen_decision import half
 from mlsync.repository.listing import run_names
 from mlsync.repository.readable import opened
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.retention.direction import named_number
 from mlsync.source.paths import natural
 from mlsync.versions.decided import decided_of, kept_before, newest_kept, note_forgotten, refuse_gone
 from mlsync.versions.run_proofs import RunProofs
@@ -20,10 +21,12 @@ from mlsync.versions.run_proofs import RunProofs
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
+#: Before the name of a number.
+BEST_BY = "best by "
 WORDS = (LATEST, RESUMABLE, BEST)
 ADVICE = (
-    "give a number, latest, resumable, best, a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z, or the name "
-    "of a pin"
+    "give a number, latest, resumable, best, 'best by NAME', a time such as 2026-11-23T14:00 (local) or "
+    "2026-11-23T14:00Z, or the name of a pin"
 )
 # Names of runs in one message.
 _NAMES_SHOWN = 10
@@ -48,23 +51,31 @@ def find_run(repository: Repository, run: str | None) -> str:
 
 def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
     """Return the version of *run* that *text* means, or raise ``VersionMissing``."""
-    if text == LATEST:
-        newest = newest_kept(repository, run)
-        if newest is None:
-            repository.refuse_unreadable()
-            raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
-        return newest
     if text.isdecimal():
         return _numbered(repository, run, int(text))
-    if text == RESUMABLE:
-        return _resumable(repository, run)
-    if text == BEST:
-        from mlsync.versions.best import best_number  # late, as above
-
-        return repository.stored(run, best_number(repository, run))
+    by = repository.best_by(run) if text == BEST else None
+    if by is not None or text.startswith(BEST_BY):
+        return _best_by(repository, run, by or text.removeprefix(BEST_BY))
+    find = {LATEST: _latest, RESUMABLE: _resumable, BEST: _best}.get(text)
+    if find is not None:
+        return find(repository, run)
     if is_pin_name(text):
         return _pinned(repository, run, text)
     return _version_at_one_of(repository, run, text, _parse_time(text))
+
+
+def _latest(repository: Repository, run: str) -> StoredVersion:
+    newest = newest_kept(repository, run)
+    if newest is None:
+        repository.refuse_unreadable()
+        raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
+    return newest
+
+
+def _best(repository: Repository, run: str) -> StoredVersion:
+    from mlsync.versions.best import best_number  # late, as below
+
+    return repository.stored(run, best_number(repository, run))
 
 
 def refuse_nonsense(text: str) -> None:
@@ -85,7 +96,22 @@ def is_version(text: str) -> bool:
 
 
 def _is_word_or_number(text: str) -> bool:
-    return text.isdecimal() or is_pin_name(text)
+    return text.isdecimal() or is_pin_name(text) or (text.startswith(BEST_BY) and _is_number(text))
+
+
+def _is_number(text: str) -> bool:
+    """Return whether the name of a number stands behind "best by"."""
+    try:
+        named_number(text.removeprefix(BEST_BY))
+    except ValueError:
+        return False
+    return text.isprintable()
+
+
+def _best_by(repository: Repository, run: str, name: str) -> StoredVersion:
+    from mlsync.versions.evaluated import best_number_by  # late, as above
+
+    return repository.stored(run, best_number_by(repository, run, name))
 
 
 def version_before(repository: Repository, run: str, number: int) -> StoredVersion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -60,7 +61,8 @@ class _ShortHelp(click.Command):
         )
         with formatter.section("Options before or behind any command (its own: mlsync COMMAND --help)"):
             formatter.write_dl([*common, (exiting, "Show the version, or this message, and exit.")])
-            formatter.write_text(f"S3 (docs/s3.md): {of_s3}; KMS (docs/keys.md): {of_kms}")
+            lines = textwrap.wrap(f"S3: {of_s3}; KMS: {of_kms} (see docs)", formatter.width - 2, break_on_hyphens=False)
+            formatter.write(textwrap.indent("\n".join(lines) + "\n", "  "))
 
 
 class Command(_ShortHelp):

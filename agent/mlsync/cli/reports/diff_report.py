@@ -49,10 +49,23 @@ def print_report(result: DiffResult, tensor_count: int) -> None:
     after = _side(result.after, result.after_path)
     output.say_wrapped(f"{result.after.run}: {before} -> {after}")
     output.say_wrapped(f"{_changes(result.files)}{result.same_count} the same; {output.size(result.new_bytes)} new")
+    _print_numbers(result)
     if result.files:
         output.say()
         _print_files(result.files, is_whole=tensor_count == 0)
     _print_checkpoints(result.files, tensor_count)
+
+
+def _print_numbers(result: DiffResult) -> None:
+    """Print what was measured of both versions, of one of them where the other was not evaluated."""
+    if not result.numbers:
+        return
+    output.say()
+    table = TextTable(("NUMBER", "A", "B", "B - A"), (1, 2, 3))
+    for name, (before, after) in result.numbers.items():
+        moved = "-" if before is None or after is None else f"{after - before:+.6g}"
+        table.row(name, *("-" if one is None else f"{one:.6g}" for one in (before, after)), moved)
+    output.print_table(table)
 
 
 def _side(root: ManifestRoot, path: bytes | None) -> str:

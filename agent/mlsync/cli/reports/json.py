@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlsync.cli.terminal.output import iso, path
 from mlsync.config.model import NotifySettings
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.tell.letter import Receipt
 from mlsync.values import Fact, Proof
 
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from mlsync.doctor.findings import Diagnosis
     from mlsync.errors import Error
     from mlsync.formats.layout import Tensor
+    from mlsync.proving.evaluate import Evaluated
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
     from mlsync.proving.verify import VerifyResult
     from mlsync.publish.export import Exported
     from mlsync.publish.register import RegisterResult
+    from mlsync.repository.evaluation import Evaluation
     from mlsync.repository.history.decision import Pin
     from mlsync.repository.history.decisions import By, Decided
     from mlsync.repository.history.registered import Registered
@@ -167,7 +170,11 @@ def versions_json(listed: Iterable[RunVersions], unreadable: Iterable[tuple[str,
     """Return the value of ``mlsync versions``."""
     listed = list(listed)
     return {
-        "versions": [_version_json(status, one.decided) for one in listed for status in one.statuses],
+        "versions": [
+            _version_json(status, one.decided, one.measured.get(status.root.number, {}))
+            for one in listed
+            for status in one.statuses
+        ],
         "decided": [_decided_json(one.decided) for one in listed],
         "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
     }
@@ -317,7 +324,7 @@ def unforget_json(run: str, back: Iterable[int]) -> dict[str, object]:
     return {"run": run, "versions": list(back)}
 
 
-def _version_json(status: ProofStatus, decided: Decided) -> dict[str, object]:
+def _version_json(status: ProofStatus, decided: Decided, measured: Mapping[str, float]) -> dict[str, object]:
     root, summary = status.root, status.root.summary
     has_checkpoints = summary.checkpoint_count > 0
     pin, forgotten = decided.pins.get(root.number), decided.forgotten.get(root.number)
@@ -341,6 +348,7 @@ def _version_json(status: ProofStatus, decided: Decided) -> dict[str, object]:
         "pending": status.is_pending,
         "device": status.device or None,
         "hidden_proofs": [] if status.hidden is None else list(status.hidden.keys),
+        "numbers": dict(measured),
         "trouble_count": len(root.troubles),
         "notes": list(root.notes),
         "pin": None if pin is None else _pin_json(pin),
@@ -355,9 +363,11 @@ def show_json(
     logged: Mapping[bytes, Mapping[str, Fact]],
     unknown: Sequence[bytes],
     decided: Decided,
+    evaluations: Sequence[Evaluation],
 ) -> dict[str, object]:
     """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
-    return _version_json(status, decided) | {
+    return _version_json(status, decided, newest_numbers(evaluations)) | {
+        "evaluations": [_evaluation_json(one) for one in evaluations],
         "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
         "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
         **_not_understood_json(unknown),
@@ -450,6 +460,9 @@ def diff_json(result: DiffResult) -> dict[str, object]:
         "after": result.after.number,
         "after_path": None if result.after_path is None else path(result.after_path) or ".",
         "files": [_file_json(file) for file in result.files],
+        "numbers": [
+            {"name": name, "before": before, "after": after} for name, (before, after) in result.numbers.items()
+        ],
         "same_count": result.same_count,
         "new_bytes": result.new_bytes,
         "read_bytes": result.read_bytes,
@@ -570,6 +583,30 @@ def verify_json(result: VerifyResult) -> dict[str, object]:
             for name, verdict in result.verdicts.items()
         ],
         "seconds": round(result.seconds, 3),
+    }
+
+
+def evaluate_json(done: Evaluated) -> dict[str, object]:
+    """Return the value of ``mlsync evaluate``."""
+    return _evaluation_json(done.evaluation) | {
+        "run": done.evaluation.run,
+        "version": done.evaluation.number,
+        "notes": list(done.notes),
+        "as_root": done.as_root or None,
+        "read_bytes": done.read_bytes,
+    }
+
+
+def _evaluation_json(one: Evaluation) -> dict[str, object]:
+    return {
+        "label": one.label,
+        "command": one.command.hex(),
+        "path": path(one.path) or ".",
+        "evaluated": iso(one.made_ns),
+        "host": one.host,
+        "device": one.device,
+        "seconds": one.seconds,
+        "numbers": one.by_name,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from mlsync import xattrs
@@ -10,6 +10,7 @@ from mlsync.app.wrapping import joined
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.evaluation import Evaluation
 from mlsync.repository.history.decision import Pin
 from mlsync.repository.history.registered import Registered
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
@@ -33,6 +34,7 @@ def print_report(
     hidden: HiddenProofs | None = None,
     pin: Pin | None = None,
     registered: Iterable[Registered] = (),
+    evaluations: Sequence[Evaluation] = (),
 ) -> None:
     """Print the version, its files in natural order by directory, and what was found in them, or is hidden."""
     root = manifest.root
@@ -53,6 +55,7 @@ def print_report(
         output.say_wrapped("left out, if any: unfinished files, such as *.tmp and *.part")
     output.say()
     output.print_table(_table(entries, root.required_level, logged))
+    _print_evaluations(evaluations)
     for lines in (_parameters(entries), _findings(entries, root.required_level), _troubles(root)):
         for number, line in enumerate(lines):
             if not number:
@@ -80,6 +83,25 @@ def _print_summary(root: ManifestRoot) -> None:
     output.say_wrapped(f"{held}; {new}")
     for note in root.notes:
         output.say_wrapped(f"note: {note}")
+
+
+def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    """Print the numbers that were measured: of each name the newest, and where it came from."""
+    newest = {name: one for one in evaluations for name in one.by_name}
+    if not newest:
+        return
+    output.say()
+    table = TextTable(("NUMBER", "VALUE", "OF", f"EVALUATED ({output.zone(one.made_ns for one in evaluations)})"), (1,))
+    for name, one in sorted(newest.items()):
+        said = f"by {one.label} on {one.host}"
+        table.row(
+            name,
+            f"{one.by_name[name]:.6g}",
+            output.path(one.path) or "./",
+            output.moment(one.made_ns),
+            remarks=(said,),
+        )
+    output.print_table(table)
 
 
 # ---------------------------------------------------------------- files

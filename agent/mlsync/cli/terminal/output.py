@@ -23,6 +23,7 @@ __all__ = [
     "message",
     "moment",
     "not_loading",
+    "number_name",
     "path",
     "print_table",
     "printable",
@@ -37,6 +38,7 @@ __all__ = [
     "zoned",
 ]
 
+_NAME_CHARS: Final = 18
 _ENDLESS: Final = sys.maxsize
 
 
@@ -72,6 +74,12 @@ def iso(time_ns: int) -> str:
 def path(raw: bytes) -> str:
     """Return a path in a form that can be printed, whatever bytes it has."""
     return display(raw)
+
+
+def number_name(name: str) -> str:
+    """Return what a number is called in the heading of a column: the last part of its name, cut short."""
+    last = printable(name.rpartition("/")[2] or name)
+    return last if len(last) <= _NAME_CHARS else last[: _NAME_CHARS - 1] + "…"
 
 
 def level(number: int, device: str, pending: int | None) -> str:
