@@ -134,6 +134,17 @@ def test_hostile_names_and_numbers_do_no_harm(machine):
     assert json.loads(json.dumps(values))["\x1b[31mred"] == 1
 
 
+def test_a_directory_whose_name_is_no_utf_8_has_a_log(machine):
+    """It is printed with escapes, and read by its bytes."""
+    place = os.fsencode(machine.training) + b"/\xff\xfe"
+    os.mkdir(place)
+    with open(place + b"/results.csv", "wb") as file:
+        file.write(b"epoch,x\n1,2\n")
+    machine.good("backup")
+    out = machine.good("metrics", "--log", os.fsdecode(b"\xff\xfe")).out
+    assert "\\xff\\xfe/results.csv of CSV, 1 row" in out
+
+
 def test_a_picture_is_a_png_of_all_plots(trained, tmp_path):
     """The picture has a plot for each metric that was asked for; a file that is there is replaced."""
     image = pytest.importorskip("PIL.Image")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsync.cli.reports.metric_names import in_order, is_better_low, matching, of_the_model, one_of_each
+from mlsync.cli.reports.metrics_picture import Box, padded, ticks
 from mlsync.cli.reports.metrics_report import column, number, places_of, plot_lines, spans
 from mlsync.cli.terminal.plot import BRAILLE, PLAIN, NumberRange, axis, curve
 from mlsync.errors import MetricMissing
@@ -145,3 +146,40 @@ def test_a_name_with_brackets_is_no_pattern_of_letters():
     assert matching(log("a[0]", "a[1]"), ["a[1]"], "x.csv") == ["a[1]"]
     with pytest.raises(MetricMissing, match="no metric is called"):
         matching(log("a"), ["b"], "x.csv")
+
+
+def test_rows_that_do_not_say_where_they_are_belong_to_the_one_before():
+    """A log with steps may have rows with an epoch alone; none is lost."""
+    said = TrainingLog(
+        "json-lines",
+        (LogRow(1.0, None, {"a": 1.0}), LogRow(None, 5.0, {"b": 2.0}), LogRow(1.0, None, {"c": 3.0})),
+        ("a", "b", "c"),
+    )
+    places = places_of(said, ())
+    assert [at for at, _ in places.rows] == [5.0, 5.0, 5.0]
+    assert [places.points(name) for name in "abc"] == [[(5.0, 1.0)], [(5.0, 2.0)], [(5.0, 3.0)]]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(allow_nan=False, allow_infinity=False),
+            st.dictionaries(st.sampled_from("abc"), floats, min_size=1),
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_any_log_is_drawn(rows):
+    """Whatever is logged at whatever place, there are lines of plots, and a picture if Pillow is there."""
+    names = tuple({name: None for _, values in rows for name in values})
+    said = TrainingLog("csv", tuple(LogRow(None, step, values) for step, values in rows), names)
+    places = places_of(said, [VersionMark(number, None, step) for number, (step, _) in enumerate(rows, 1)])
+    for style in (PLAIN, BRAILLE):
+        assert max(map(len, plot_lines(places, names, 60, style))) <= 60
+    for name in names:
+        box = Box(name, 0, NumberRange.over([at for at, _ in places.rows]), padded(places, name))
+        assert len(list(ticks(box.up))) < 20
+        for at, value in places.points(name):
+            assert math.isfinite(box.x(at))
+            assert math.isfinite(box.y(value)) or not math.isfinite(value)

@@ -32,7 +32,7 @@ _DASH: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Box:
+class Box:
     """Where a plot is in the picture, and what it shows."""
 
     name: str
@@ -42,11 +42,11 @@ class _Box:
 
     def x(self, at: float) -> float:
         """Return the pixel of a place along the training."""
-        return _LEFT + _part(self.across, at) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + self.across.part(at) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         """Return the pixel of a number."""
-        return self.top + _HEIGHT - _part(self.up, value) * _HEIGHT
+        return self.top + _HEIGHT - self.up.part(value) * _HEIGHT
 
 
 def write_picture(metrics: RunMetrics, asked: Sequence[str], file: Path) -> None:
@@ -73,7 +73,7 @@ def _drawn(places: Places, names: Sequence[str], head: str, images: Any, drawing
     across = NumberRange.over([at for at, _ in places.rows])
     step = _TITLE_HEIGHT + _HEIGHT
     boxes = [
-        _Box(name, _TOP + number * step + _TITLE_HEIGHT, across, _padded(places, name))
+        Box(name, _TOP + number * step + _TITLE_HEIGHT, across, padded(places, name))
         for number, name in enumerate(names)
     ]
     size = _WIDTH, _TOP + step * len(names) + _BOTTOM
@@ -90,7 +90,7 @@ def _drawn(places: Places, names: Sequence[str], head: str, images: Any, drawing
         words.text(
             (_LEFT, box.top - 8), _fitting(words, title(box.name, places), font), fill=_INK, font=font, anchor="ls"
         )
-        for tick in _ticks(box.up):
+        for tick in ticks(box.up):
             words.text((_LEFT - 10, box.y(tick)), number(tick), fill=_FAINT, font=small, anchor="rm")
     _write_axis(words, boxes[-1], places, small)
     written = io.BytesIO()
@@ -118,9 +118,9 @@ class _Pen:
         self.draw.ellipse(box, fill=color)
 
 
-def _draw_frame(lines: _Pen, box: _Box, places: Places) -> None:
+def _draw_frame(lines: _Pen, box: Box, places: Places) -> None:
     """Draw the ticks' lines, and for each version one from top to bottom, in dashes."""
-    for tick in _ticks(box.up):
+    for tick in ticks(box.up):
         lines.line([(_LEFT, box.y(tick)), (_WIDTH - _RIGHT, box.y(tick))], _GRID)
     for x in sorted({round(box.x(at)) for _, at in places.marks}):
         for y in range(box.top, box.top + _HEIGHT, 2 * _DASH):
@@ -129,7 +129,7 @@ def _draw_frame(lines: _Pen, box: _Box, places: Places) -> None:
     lines.line([(_LEFT, box.top), (_LEFT, bottom), (_WIDTH - _RIGHT, bottom)], _FAINT)
 
 
-def _draw_curve(lines: _Pen, box: _Box, points: Sequence[tuple[float, float]]) -> None:
+def _draw_curve(lines: _Pen, box: Box, points: Sequence[tuple[float, float]]) -> None:
     """Draw the points of a metric, joined; few of them as dots too."""
     found = [(box.x(at), box.y(value)) for at, value in points if math.isfinite(value)]
     if len(found) > 1:
@@ -159,7 +159,7 @@ def _fitting(words: Any, text: str, font: Any) -> str:
     return f"{text}..."
 
 
-def _write_axis(words: Any, box: _Box, places: Places, font: Any) -> None:
+def _write_axis(words: Any, box: Box, places: Places, font: Any) -> None:
     """Write the ends of the axis, and the versions for which there is room."""
     bottom = box.top + _HEIGHT
     first, last = places.rows[0][0], places.rows[-1][0]
@@ -176,14 +176,14 @@ def _write_axis(words: Any, box: _Box, places: Places, font: Any) -> None:
             free = x + half + 8
 
 
-def _padded(places: Places, name: str) -> NumberRange:
+def padded(places: Places, name: str) -> NumberRange:
     """Return the span of a metric with some room above and below."""
     span = NumberRange.over([value for _, value in places.points(name)])
     pad = (span.high - span.low) * 0.06
     return NumberRange(span.low - pad, span.high + pad)
 
 
-def _ticks(span: NumberRange) -> Iterator[float]:
+def ticks(span: NumberRange) -> Iterator[float]:
     """Yield a few round numbers in a span."""
     rough = (span.high - span.low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
@@ -191,7 +191,3 @@ def _ticks(span: NumberRange) -> Iterator[float]:
     first = math.ceil(span.low / step)
     for count in range(first, math.floor(span.high / step) + 1):
         yield round(count * step, 12 - math.floor(math.log10(step)))
-
-
-def _part(span: NumberRange, at: float) -> float:
-    return (at - span.low) / (span.high - span.low)

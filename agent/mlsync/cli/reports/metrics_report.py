@@ -75,12 +75,17 @@ def places_of(said: TrainingLog, marks: Iterable[VersionMark]) -> Places:
         along = "step"
     elif any(row.epoch is not None for row in said.rows):
         along = "epoch"
-    rows = [(_place(row, along, number), row) for number, row in enumerate(said.rows, 1)]
-    there = [(at, row) for at, row in rows if at is not None]
+    places = [_place(row, along, number) for number, row in enumerate(said.rows, 1)]
+    # A row that does not say where it is belongs to the one before
+    at = next(place for place in places if place is not None)
+    rows = []
+    for row, place in zip(said.rows, places, strict=True):
+        at = at if place is None else place
+        rows.append((at, row))
     marked = [(mark.version, mark.step if along == "step" else mark.epoch) for mark in marks]
     return Places(
         along,
-        tuple(sorted(there, key=lambda one: one[0])),
+        tuple(sorted(rows, key=lambda one: one[0])),
         tuple((version, at) for version, at in marked if at is not None and along != "row"),
     )
 
@@ -126,8 +131,7 @@ def plot_lines(places: Places, names: Sequence[str], width: int, style: Style) -
     gutter = max(gutter, len("version") - 1)
     room = width - gutter - 2
     for name in names:
-        text = title(name, places)
-        yield text if cells(text) <= width else text.partition(", ")[0]
+        yield _within(title(name, places), width)
         drawn = curve(places.points(name), across, spans[name], room, _HEIGHT, style)
         for row, line in enumerate(drawn):
             label = {0: labels[name][0], _HEIGHT - 1: labels[name][1]}.get(row)
@@ -135,6 +139,13 @@ def plot_lines(places: Places, names: Sequence[str], width: int, style: Style) -
             yield f"{label or '':>{gutter}} {side}{line}".rstrip()
     if names:
         yield from _axis_lines(places, across, gutter, room, style)
+
+
+def _within(text: str, width: int) -> str:
+    """Return a title without what is least important, if there is no room for it."""
+    if cells(text) > width:
+        text = text.partition(", ")[0]
+    return text if cells(text) <= width else f"{text[: width // 2 - 3]}..."
 
 
 def title(name: str, places: Places) -> str:

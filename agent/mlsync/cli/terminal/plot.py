@@ -11,6 +11,8 @@ Point: TypeAlias = tuple[float, float]
 # The bits of the dots in a Braille character, by row and column
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _BRAILLE: Final = 0x2800
+# Numbers that can be subtracted and divided; and of a range that is none, the part of its numbers that it is.
+_MOST, _LEAST_PART = 1e300, 1e-12
 
 
 class Style(NamedTuple):
@@ -37,20 +39,22 @@ class NumberRange:
 
     @classmethod
     def over(cls, numbers: Iterable[float]) -> NumberRange:
-        """Return the span of some numbers."""
-        found = [number for number in numbers if math.isfinite(number)] or [0.0]
+        """Return the range of some numbers; those beyond all measure are at its ends."""
+        found = [min(max(number, -_MOST), _MOST) for number in numbers if math.isfinite(number)] or [0.0]
         low, high = min(found), max(found)
-        if low < high and math.isfinite(high - low):
+        largest = max(abs(low), abs(high))
+        if high - low > largest * _LEAST_PART and largest > 1 / _MOST:
             return cls(low, high)
-        if low < high:
-            return cls(low / 4, high / 4)
-        pad = abs(low) / 2 or 0.5
-        return cls(low - pad, high + pad) if math.isfinite(pad) else cls(-1.0, 1.0)
+        pad = largest / 2 if largest > 1 / _MOST else 0.5
+        return cls(low - pad, high + pad)
+
+    def part(self, number: float) -> float:
+        """Return how far a number is from *low*, as a part of the range; what is outside of it is at an end."""
+        return min(max((min(max(number, -_MOST), _MOST) - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def place(self, number: float, count: int) -> int:
         """Return which of *count* places in a row a number has."""
-        part = (number - self.low) / (self.high - self.low)
-        return round(min(max(part, 0.0), 1.0) * (count - 1))
+        return round(self.part(number) * (count - 1))
 
 
 def curve(

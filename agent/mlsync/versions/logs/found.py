@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Final, Literal, TypeAlias
 
 from mlsync.formats.groups.huggingface import is_trainers_directory
@@ -32,6 +33,9 @@ NAMES: Final[dict[Form, tuple[str, ...]]] = {
     "mlflow": ("metrics/NAME of MLflow",),
     "events": ("*tfevents*",),
 }
+_TABLE, _JSON_LINES = (
+    re.compile("|".join(map(translate, NAMES[form])).encode(), re.DOTALL) for form in ("table", "json-lines")
+)
 _METRICS: Final = b"metrics"
 _META: Final = b"meta.yaml"
 
@@ -85,13 +89,12 @@ def _places(path: bytes, files: dict[bytes, Entry]) -> Iterator[tuple[Form, byte
         above, _, folder = directory.rpartition(b"/")
         training = above if is_trainers_directory(folder) else directory
         yield "state", training, training
-    elif (run := _mlflow_run(path, files)) is not None:
+    elif b"metrics/" in path and (run := _mlflow_run(path, files)) is not None:
         yield "mlflow", run, run
-    else:
-        for form in ("table", "json-lines"):
-            if any(fnmatchcase(os.fsdecode(name), pattern) for pattern in NAMES[form]):
-                yield form, path, directory
-                return
+    elif _TABLE.match(name):
+        yield "table", path, directory
+    elif _JSON_LINES.match(name):
+        yield "json-lines", path, directory
 
 
 def _mlflow_run(path: bytes, files: dict[bytes, Entry]) -> bytes | None:

@@ -59,8 +59,12 @@ def _same(log: FoundLog, logs: Iterable[FoundLog]) -> FoundLog | None:
 def _end_of(repository: Repository, log: FoundLog) -> VersionMark | None:
     """Return how far a log goes; the version is not told."""
     folders = [entry.path.rpartition(b"/")[0].rpartition(b"/")[2] for entry in log.entries]
-    steps = [int(folder.rpartition(b"-")[2]) for folder in folders if is_trainers_directory(folder)]
+    steps = [float(folder.rpartition(b"-")[2]) for folder in folders if is_trainers_directory(folder)]
     if log.form == "state" and steps:
-        return VersionMark(0, None, float(max(steps)))  # a state has the whole history, which is not read for this
+        return VersionMark(0, None, max(steps))  # a state has the whole history, which is not read for this
     read = read_end(repository, log)
-    return None if read is None else VersionMark(0, read.rows[-1].epoch, read.rows[-1].step)
+    if read is None:
+        return None
+    ends = reversed(read.rows)
+    epoch = next((row.epoch for row in reversed(read.rows) if row.epoch is not None), None)
+    return VersionMark(0, epoch, next((row.step for row in ends if row.step is not None), None))

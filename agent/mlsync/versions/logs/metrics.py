@@ -94,7 +94,11 @@ def _table(sources: _Sources, log: FoundLog) -> TrainingLog | None:
 
 
 def _json_lines(sources: _Sources, log: FoundLog) -> TrainingLog | None:
-    return read_json_lines(_begin_and_end(sources.of(log.entries[0]), sources.bytes_max))
+    file = sources.of(log.entries[0])
+    # Logs of other kinds have these names too, and may be large
+    if file.read_at(0, min(_HEAD_BYTES, file.size_bytes)).lstrip()[:1] != b"{":
+        return None
+    return read_json_lines(_begin_and_end(file, sources.bytes_max))
 
 
 def _state(sources: _Sources, log: FoundLog) -> TrainingLog | None:
