@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from machine import NO_DEVICE
 
@@ -53,3 +55,43 @@ def test_without_channels_there_is_nothing_to_try(machine):
     done = machine.run("notify", "test")
     assert done.status == 2
     assert "docs/notifications.md" in done.err
+
+
+def told(server):
+    """The kinds of events that the webhook got, and whether each is over."""
+    events = [json.loads(body) for path, _, body in server.posts if path.startswith("/ops")]
+    return [(one["data"]["kind"], one["data"]["is_over"]) for event in events for one in as_list(event)]
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_damage_that_a_check_finds_is_told_once(bots):
+    """Two checks that find the same tell it once; one that reads all and finds nothing tells that it is over."""
+    machine, server = bots
+    machine.good("backup")
+    assert machine.run("check", "--read-data").status == 0
+    pack = machine.object("packs/*/*")
+    whole = pack.read_bytes()
+    pack.unlink()
+    assert [machine.run("check").status for _ in range(2)] == [33, 33]
+    assert told(server) == [("damage", False)]
+    pack.write_bytes(whole)
+    assert machine.run("check").status == 0
+    assert told(server) == [("damage", False)]
+    assert machine.run("check", "--read-data").status == 0
+    assert told(server) == [("damage", False), ("damage", True)]
+
+
+def test_what_a_prune_deletes_is_told(bots):
+    """A prune that deletes nothing says nothing, and one that deletes says how much."""
+    machine, server = bots
+    machine.good("backup")
+    machine.good("prune", "--yes")
+    assert told(server) == []
+    (machine.training / "notes.txt").write_bytes(b"x" * 5000)
+    machine.good("backup")
+    machine.good("forget", "1", "--yes")
+    machine.good("prune", "--yes", "--grace", "0s")
+    assert told(server) == [("pruned", False)]

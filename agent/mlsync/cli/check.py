@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from hashlib import blake2b
 
 import click
 
@@ -13,9 +14,8 @@ from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
-from mlsync.config.model import Config
 from mlsync.errors import ProblemsFound
-from mlsync.service.channels import tell
+from mlsync.service.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.check import CheckResult, Problem, check
 
@@ -46,8 +46,8 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
         common.emit(check_json(result, read_data=read_data))
     else:
         _print(result, quiet=common.quiet)
+    _tell(common, result, read_data=read_data)
     if result.problems:
-        _tell(common.configuration(), len(result.problems))
         raise ProblemsFound(
             f"{output.count(len(result.problems), 'problem')} found", where=session.repository.store.url
         )
@@ -55,12 +55,15 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
         raise result.left_open
 
 
-def _tell(config: Config, problem_count: int) -> None:
-    """Tell the channels that want to know of damage; one that takes nothing is named, and changes nothing."""
-    event = NoticeEvent("damage", facts={"problems": problem_count}, at_s=time.time(), host=socket.gethostname())
-    for channel in config.channels:
-        if event.kind in channel.events and not (receipt := tell(channel, [event])).is_taken:
-            output.tell(f"mlsync: a notice did not reach {channel.name}: {receipt.said}")
+def _tell(common: Common, result: CheckResult, *, read_data: bool) -> None:
+    """Tell channels of damage that they were not told of, and that it is healed once all was read and is well."""
+    facts = {"problems": len(result.problems)}
+    event = NoticeEvent("damage", facts=facts, at_s=time.time(), host=socket.gethostname())
+    found = "\0".join(sorted(problem.key for problem in result.problems))
+    key = blake2b(found.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    is_well = read_data and not result.problems and not result.unchecked and result.left_open is None
+    if result.problems or is_well:
+        tell_news(common.configuration(), CommandNews(event, key, heals=is_well), common.monitor())
 
 
 def _print(result: CheckResult, *, quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 
@@ -14,9 +15,13 @@ from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.reports.json import prune_json
 from mlsync.cli.terminal import output
+from mlsync.config.model import Config
 from mlsync.config.units import parse_duration
 from mlsync.errors import PruneBlocked, PruneUnconfirmed
+from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.service.told_by_command import CommandNews, tell_news
+from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
 from mlsync.upkeep.compaction import compact as carry_out_moves
 from mlsync.upkeep.prune import Pruned, PrunePlan, carry_out, plan, refuse_blocked
@@ -86,10 +91,20 @@ def prune_command(
         common.emit(prune_json(found, pruned, moving, compacted, is_dry_run=dry_run))
     elif not dry_run:
         _print_pruned(pruned, compacted, quiet=common.quiet)
+    _tell(config, pruned, monitor)
     refuse_blocked(repository, found)
     if found.kept_back:
         first = found.kept_back[0]
         raise PruneBlocked(first.why, where=repository.store.url)
+
+
+def _tell(config: Config, pruned: Pruned, monitor: Monitor) -> None:
+    """Tell channels what was deleted, if anything was."""
+    if pruned.versions or pruned.deleted:
+        packs, freed_bytes = len(pruned.deleted), sum(pruned.deleted.values())
+        facts = {"versions": len(pruned.versions), "packs": packs, "bytes": freed_bytes}
+        event = NoticeEvent("pruned", facts=facts, at_s=time.time(), host=socket.gethostname())
+        tell_news(config, CommandNews(event), monitor)
 
 
 def _confirm(*, as_json: bool) -> None:

@@ -37,6 +37,7 @@ from mlsync.service.talk.place import STATUS_FILE, AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.talk.told_saves import may_tell, told_below
 from mlsync.service.telling import Telling, TellOptions
+from mlsync.service.told_by_command import CommandNews
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import LastPass, Timing, Worker
 from mlsync.source.finished import place_of_save
@@ -318,6 +319,10 @@ class Agent:
     def _seen(self, run: str, version: int) -> VersionSeen | None:
         """Return what is remembered of a version by now."""
         return next((one for one in self._records[run].versions if one.version == version), None)
+
+    def tell(self, news: Any) -> None:
+        """Tell what a command did, as ``TalkingAgent`` says."""
+        CommandNews.of_json(news).tell(self._telling)
 
     def statuses(self) -> list[status.RunStatus]:
         """Return the state of every run, with what is remembered of it."""

@@ -134,8 +134,8 @@ class Telling:
             ]
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Tell until the context ends; what is left by then is tried for seconds more, and by the next agent."""
+    def going_on(self, *, close_s: float = _CLOSE_S) -> Iterator[None]:
+        """Tell until the context ends; what is left by then is tried for *close_s* more, and by the next agent."""
         for channel in self._options.channels:
             self._start(partial(self._serve, channel), f"tell {channel.name}")
         if any(getattr(self._options.hooks, name) for name in HOOKS.values()):
@@ -146,7 +146,7 @@ class Telling:
             with self._changed:
                 self._is_closing = True
                 self._changed.notify_all()
-            until_s = time.monotonic() + _CLOSE_S
+            until_s = time.monotonic() + close_s
             for thread in self._threads:
                 thread.join(max(0.0, until_s - time.monotonic()))
             # Nobody would end a hook that the agent left behind.

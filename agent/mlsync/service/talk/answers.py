@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol, Self
@@ -36,6 +37,9 @@ class TalkingAgent(Protocol):
 
     def requested(self, ids: Sequence[int], uid: int | None = None) -> dict[str, Any]:
         """Return JSON that says what became of passes that were requested, with *uid* of those by this user."""
+
+    def tell(self, news: Any) -> None:
+        """Tell what a command did, as JSON; raise ``ValueError``, ``KeyError`` or ``TypeError`` for anything else."""
 
     def statuses(self) -> Sequence[RunStatus]:
         """Return the state of every run, with what is remembered of it."""
@@ -76,6 +80,7 @@ class Answers:
         }
         if may_act:
             self._paths["/backup"] = _Path(("POST",), self._backup)
+            self._paths["/news"] = _Path(("POST",), self._news)
             self._add_saves()
 
     @classmethod
@@ -130,6 +135,15 @@ class Answers:
     def _versions(self, _request: HttpRequest) -> HttpAnswer:
         runs = self._agent.statuses()
         return HttpAnswer.of_json({run.run: [asdict(one) for one in run.record.versions] for run in runs})
+
+    def _news(self, request: HttpRequest) -> HttpAnswer:
+        """Have what a command did be told; nobody but the agent's user can ask for it."""
+        try:
+            (text,) = request.query["json"]
+            self._agent.tell(json.loads(text))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return HttpAnswer.of_text("that is no news", 400)
+        return HttpAnswer.of_json({"told": True}, 202)
 
     def _backup(self, request: HttpRequest) -> HttpAnswer:
         runs = request.query.get("run", [])

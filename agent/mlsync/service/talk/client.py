@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from mlsync.errors import AgentAway
 from mlsync.service.talk.local_socket import connected, local_sockets
 
 TIMEOUT_S: Final = 5.0
+_TAKEN: Final = 202
 _ANSWER_BYTES_MAX: Final = 16 << 20
 
 
@@ -75,6 +77,10 @@ class AgentAt:
             away.is_gone = isinstance(error, (ConnectionRefusedError, FileNotFoundError))
             raise away from None
         return _answer(bytes(received), self.path)
+
+    def tell(self, news: Any) -> bool:
+        """Return whether the agent takes news of a command, to tell its channels; raise ``AgentAway`` as above."""
+        return self.ask(f"/news?{urlencode({'json': json.dumps(news)})}", method="POST").status == _TAKEN
 
 
 def agents(directory: Path, *, timeout_s: float = TIMEOUT_S) -> Iterator[AgentAt]:
