@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import report
@@ -157,6 +158,27 @@ def is_well(run: dict[str, object], since_s: float) -> bool:
     return isinstance(last_s, float | int) and last_s > since_s and not run["failures"] and run["phase"] == "waiting"
 
 
+def show(result: dict[str, object]) -> None:
+    """One table of all figures; of what is unexplained each save in a line before it."""
+    for line in result["unexplained_first"]:
+        print(f"UNEXPLAINED: {line}")
+    left_out = ("what", "tools", "unexplained_first", "wrong_first")
+    rows = [row for name, value in result.items() if name not in left_out for row in rows_of(name, value)]
+    report.show("Soak", ["what", "value"], [(name, "-" if value is None else value) for name, value in rows])
+
+
+def rows_of(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """A row for each figure, named by the way to it; what was counted at several times is one row."""
+    if isinstance(value, dict) and set(value) == {"first", "last", "max", "per_hour"}:
+        grows = "not known" if value["per_hour"] is None else f"{value['per_hour']:+.1f}"
+        yield f"{name} (MiB)", f"{value['first']} to {value['last']}, at most {value['max']}, {grows} an hour"
+    elif isinstance(value, dict):
+        for part, inner in value.items():
+            yield from rows_of(f"{name}: {part}", inner)
+    else:
+        yield name, value
+
+
 def with_mounts() -> None:
     """Go on in mounts of its own, which end with this process."""
     if IN_A_NAMESPACE not in os.environ:
@@ -203,7 +225,7 @@ def main() -> None:
         "caught_up_after_s": round(soak.caught_up_s, 1),
         **found,
     }
-    report.show("Soak", ["what", "count"], [(name, str(value)) for name, value in result.items()])
+    show(result)
     report.write(f"soak_agent_{arguments.store}", result, arguments)
     sys.exit(1 if found["wrong"] else 0)
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from soaking.memory import Memory, memory_of
+
 CONFIGURATION = """repository = "{repository}"
 state_directory = "{state}"
 [key]
@@ -26,6 +28,8 @@ directory = "{directory}"
 run = "{run}"
 """
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") / 1024
+# To list all mappings costs the process that has them a millisecond or so.
+MEMORY_EVERY_S = 10.0
 DAMAGES = ("truncated", "overwritten", "without its log", "a directory in its place")
 
 
@@ -34,6 +38,10 @@ class Agent:
 
     def __init__(self, base: Path, repository: str, lines: str, runs: dict[str, Path]) -> None:
         self.samples: list[tuple[int, float, float, int, int]] = []
+        #: What memory is made of: the agent's, with its life and the seconds of that, and the most of each pass.
+        self.memory: list[tuple[int, float, Memory]] = []
+        self.passes: dict[int, Memory] = {}
+        self._memory_at_s = 0.0
         self.lives = self.died_count = 0
         self.log = base / "agent.log"
         self.state = base / "state"
@@ -91,7 +99,14 @@ class Agent:
             descriptors, threads = len(os.listdir(place / "fd")), len(os.listdir(place / "task"))
         except OSError:
             return
-        self.samples.append((self.lives, time.monotonic() - self._began_s, memory_kib, descriptors, threads))
+        now_s = time.monotonic()
+        self.samples.append((self.lives, now_s - self._began_s, memory_kib, descriptors, threads))
+        for child in self.children():
+            if (found := memory_of(child)) is not None and found.rss > self.passes.get(child, Memory()).rss:
+                self.passes[child] = found
+        if now_s >= self._memory_at_s and (found := memory_of(self._process.pid)) is not None:
+            self._memory_at_s = now_s + MEMORY_EVERY_S
+            self.memory.append((self.lives, now_s - self._began_s, found))
 
     def children(self) -> list[int]:
         """The processes of its passes."""

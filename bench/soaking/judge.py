@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 from mlsync.app.session import Session
 from mlsync.config.load import load
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import KeyFile
 from mlsync.restore.restore import RestoreOptions, restore
+from soaking.causes import UNEXPLAINED, cause_of, in_order
+from soaking.memory import KINDS, Memory, growth
 from soaking.record import (
     LOGS,
     Record,
@@ -39,6 +42,8 @@ class Judge:
         self._wrong: list[str] = []
         self._lags: list[float] = []
         self._calm_lags: list[float] = []
+        self._causes: Counter[str] = Counter()
+        self._unexplained: list[str] = []
         self._counts = dict.fromkeys(
             ("versions_compared", "files_compared", "saves_finished", "saves_captured", "files_told", "partial"), 0
         )
@@ -60,7 +65,11 @@ class Judge:
             **self._counts,
             **lags("lag_s", self._lags),
             **lags("lag_undisturbed_s", self._calm_lags),
+            "saves_missed": in_order(self._causes),
+            "unexplained_first": self._unexplained[:FAULTS_SHOWN],
             "agent": measured(agent.samples),
+            "memory": composition(agent.memory),
+            "passes": of_passes(list(agent.passes.values())),
             "state_bytes": sum(file.stat().st_size for file in agent.state.rglob("*") if file.is_file()),
             "wrong": len(self._wrong),
             "wrong_first": self._wrong[:FAULTS_SHOWN],
@@ -72,6 +81,7 @@ class Judge:
         back = self._soak.agent.key.with_name("back")
         captured: dict[int, float] = {}
         before_s, version = 0.0, None
+        made_s: list[float] = []
         for number in repository.numbers(run):
             stored = repository.stored(run, number)
             manifest = repository.manifest(stored)
@@ -96,7 +106,20 @@ class Judge:
             self._counts["files_told"] += len(told)
             self._counts["partial"] += partial_count(version)
             before_s = version.made_s
+            made_s.append(before_s)
         self._note_captured(run, record, captured, version)
+        for save in record.finished():
+            if id(save) not in captured:
+                self._note_missed(run, save, made_s)
+
+    def _note_missed(self, run: str, save: Save, made_s: list[float]) -> None:
+        cause = cause_of(save, made_s, self._soak.disturber.periods)
+        self._causes[cause] += 1
+        if cause == UNEXPLAINED:
+            after_s = next((at_s for at_s in made_s if at_s > save.ended_s), float("inf")) - save.ended_s
+            lived_s = save.gone_s - save.ended_s
+            text = f"{min(save.files)}, there for {lived_s:.1f} s, with the next version after {after_s:.1f} s"
+            self._unexplained.append(f"{run}: {text} (saved at {save.ended_s:.1f})")
 
     def _note_captured(self, run: str, record: Record, captured: dict[int, float], newest: Version | None) -> None:
         finished = record.finished()
@@ -159,6 +182,20 @@ def measured(samples: list[tuple[int, float, float, int, int]]) -> dict[str, obj
         "descriptors_per_hour": rounded(descriptors and descriptors * per_hour),
         "threads_per_hour": rounded(threads and threads * per_hour),
     }
+
+
+def composition(samples: list[tuple[int, float, Memory]]) -> dict[str, object]:
+    """What the memory of the agent's longest life is made of, and what of it grows, without the first quarter."""
+    lives: dict[int, list[tuple[float, Memory]]] = {}
+    for life, at_s, memory in samples:
+        lives.setdefault(life, []).append((at_s, memory))
+    longest = max(lives.values(), key=lambda life: life[-1][0] - life[0][0], default=[])
+    return growth(longest[int(WARM_UP_SHARE * len(longest)) :])
+
+
+def of_passes(peaks: list[Memory]) -> dict[str, object]:
+    """The processes of passes that were seen: how many, and the most that one of them took of each kind, in MiB."""
+    return {"count": len(peaks), **{kind: mib(max(getattr(one, kind) for one in peaks)) for kind in KINDS if peaks}}
 
 
 def mib(kib: float) -> float:

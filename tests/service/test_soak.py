@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "bench"))
 
-from soaking.record import Record, Version  # noqa: E402 - it lies with the benchmarks
+from soaking import causes  # noqa: E402 - it lies with the benchmarks
+from soaking.memory import Memory, growth, memory_in, memory_of  # noqa: E402 - as above
+from soaking.record import Record, Save, Version  # noqa: E402 - as above
 
 SOAK = ROOT / "bench" / "soak_agent.py"
 ASKED_FOR = "MLSYNC_TEST_SOAK"
@@ -95,3 +97,61 @@ def test_the_judge_sees_what_is_wrong(record, version, before_s, said):
     """Half a file, a mix, a save that is missing or old though it was whole before the pass; not what is told."""
     faults = record.faults(version, before_s)
     assert (faults == []) if said is None else any(said in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("gone_s", "made_s", "periods", "cause"),
+    [
+        (104.0, [90.0, 103.0, 106.0], [], causes.UNEXPLAINED),
+        (100.5, [90.0, 103.0], [], causes.UNSEEN),
+        (104.0, [90.0, 125.0], [], causes.THINNED),
+        (104.0, [90.0, 106.0], [(101.0, 102.0, "agent")], causes.AGENT),
+        # It was held when the agent was killed, and deleted by then.
+        (104.0, [90.0, 110.0], [(105.0, 107.0, "agent")], causes.AGENT),
+        (104.0, [90.0, 106.0], [(107.0, 108.0, "agent")], causes.UNEXPLAINED),
+        (104.0, [90.0, 106.0], [(91.0, 95.0, "store")], causes.STORE),
+        (104.0, [90.0, 96.0, 106.0], [(91.0, 95.0, "store")], causes.UNEXPLAINED),
+        (104.0, [20.0, 106.0], [(21.0, 30.0, "store")], causes.UNEXPLAINED),
+        (104.0, [90.0, 106.0], [(101.0, 101.0, "pass")], causes.PASS),
+        (104.0, [90.0, 106.0], [(101.0, 102.0, "store"), (101.0, 102.0, "agent")], causes.AGENT),
+        (104.0, [90.0, 106.0], [(101.0, 102.0, "yolo")], causes.UNEXPLAINED),
+        (104.0, [], [], causes.THINNED),
+    ],
+)
+def test_the_judge_finds_the_cause_of_a_missed_save(gone_s, made_s, periods, cause):
+    """Only what overlaps the time until the next version explains anything, and until the agent is over it."""
+    assert causes.cause_of(Save({"a": "A"}, 99.0, 100.0, gone_s), made_s, periods) == cause
+
+
+MAPPINGS = """55e000000000-55e000021000 rw-p 00000000 00:00 0                          [heap]
+Rss:                 100 kB
+Pss:                 100 kB
+7f4000000000-7f4000100000 rw-p 00000000 00:00 0
+Rss:                  10 kB
+Pss:                  10 kB
+7f4100001000-7f4100800000 rw-p 00000000 00:00 0
+Rss:                1000 kB
+Pss:                1000 kB
+7f5000000000-7f5000800000 rw-p 00000000 00:00 0
+Rss:                   8 kB
+Pss:                   8 kB
+7f6000000000-7f6000001000 r-xp 00000000 08:01 1234   /usr/lib/libc (deleted) 12
+Rss:                   4 kB
+Pss:                   2 kB
+"""
+
+
+def test_memory_is_told_by_what_it_is():
+    """The heap, arenas of threads, stacks, files and the rest add up to all of it; of what is shared a part is ours."""
+    found = memory_in(MAPPINGS)
+    assert found == Memory(rss=1122, pss=1120, heap=100, arenas=10, anonymous=1000, stacks=8, files=4)
+    assert memory_in("") is None
+    mine = memory_of(os.getpid())
+    assert mine.rss == mine.heap + mine.arenas + mine.anonymous + mine.stacks + mine.files
+
+
+def test_growth_is_told_for_each_kind():
+    """What grows by a MiB in a minute grows by sixty in an hour."""
+    found = growth([(60.0 * number, Memory(heap=1024 * number)) for number in range(5)])
+    assert found["heap"] == {"first": 0.0, "last": 4.0, "max": 4.0, "per_hour": 60.0}
+    assert found["files"]["per_hour"] == 0.0
