@@ -35,6 +35,7 @@ from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repo
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier, is_service
+from mlsync.service.registrations import Registrations
 
 _EXAMPLES = """\b
 Examples:
@@ -95,9 +96,10 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             return fresh[0] != now
 
         _announce(opener, monitor)
-        prune = DailyPrune(config, monitor)
-        jobs = [BackupJob(opener, watch, gently=gently, prune=prune) for watch in config.watches]
-        agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
+        prune, models = DailyPrune(config, monitor), Registrations(config, monitor)
+        jobs = [BackupJob(opener, watch, gently=gently, prune=prune, registrations=models) for watch in config.watches]
+        options = AgentOptions.of(config)
+        agent = Agent(jobs, options, monitor, notifier=notifier, read_again=read_again, registrations=models)
         prune.told = agent.news.pruned
         for one in at_start(config):
             if one.grade in (Grade.GRAVE, Grade.WARNING):
@@ -107,6 +109,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             agent.run()
         finally:
             prune.close()
+            models.close()
             for job in jobs:
                 job.close()
         if not agent.is_superseded:

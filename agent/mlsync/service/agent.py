@@ -30,6 +30,7 @@ from mlsync.service.job import RunJob, hung_after_s
 from mlsync.service.news import News
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
+from mlsync.service.registrations import Registrations
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
@@ -109,6 +110,7 @@ class Agent:
         notifier: Notifier | None = None,
         request_save: Callable[[float], object] = lambda _: None,
         read_again: Callable[[], bool] = lambda: False,
+        registrations: Registrations | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -118,6 +120,7 @@ class Agent:
         self._monitor = monitor
         self._notifier = notifier or Notifier.from_environment()
         self._read_again = read_again
+        self._registrations = registrations
         #: Whether the agent ended for another one, with a configuration that was read anew.
         self.is_superseded = False
         #: What that one has to heed: signals that came too late for this one.
@@ -144,6 +147,8 @@ class Agent:
             clock=clock,
             wall=wall,
         )
+        if registrations is not None:
+            registrations.told = self.news.registered
         recorded = [
             RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self.news.passed, job.name), wall=wall)
             for job in jobs
@@ -330,7 +335,7 @@ class Agent:
 
     def metrics(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
-        return exposition(self.statuses(), self._started_s, self._telling.as_json())
+        return exposition(self.statuses(), self._started_s, self._telling.as_json(), self._registry_json())
 
     def page(self) -> bytes:
         """Return the status page."""
@@ -417,8 +422,11 @@ class Agent:
 
     def _content(self, runs: Sequence[status.RunStatus], now_s: float) -> dict[str, Any]:
         notices = self._preemption.as_json()
-        channels = self._telling.as_json()
-        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices, channels)
+        channels, registry = self._telling.as_json(), self._registry_json()
+        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices, channels, registry)
+
+    def _registry_json(self) -> dict[str, Any] | None:
+        return None if self._registrations is None else self._registrations.as_json()
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state

@@ -25,6 +25,7 @@ from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat, Interruption, hung_after_s
 from mlsync.service.pass_process import Bounds, LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
+from mlsync.service.registrations import Registrations
 from mlsync.source.state import State
 
 _LOG: Final = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class BackupJob:
         watch: WatchSettings,
         *,
         prune: DailyPrune | None = None,
+        registrations: Registrations | None = None,
         gently: bool = False,
         stored: Callable[[PassResult], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
@@ -113,6 +115,7 @@ class BackupJob:
         self._opener = opener
         self._watch = watch
         self._prune = prune
+        self._registrations = registrations
         self._stored = stored
         self._clock = clock
         self._lock: RunLock | None = None
@@ -183,6 +186,8 @@ class BackupJob:
         if self._prune is not None and deadline_s is None:
             self._prune.begin(opened, stop)
         result = PassResult.of_json(done)
+        if self._registrations is not None:
+            self._registrations.passed(opened, self.name, result)
         if result.version is not None:
             self._stored(result)
         return result

@@ -73,6 +73,13 @@ class News:
         facts = {"versions": done["versions"], "packs": done["packs"], "bytes": done["bytes"]}
         self._telling.event(self._event("pruned", facts=facts))
 
+    def registered(self, done: Mapping[str, Any]) -> None:
+        """Tell what was registered in MLflow."""
+        facts: dict[str, float | str] = {"model": done["model"], "model_version": done["number"]}
+        if done["aliases"]:
+            facts["alias"] = ", ".join(done["aliases"])
+        self._telling.event(self._event("registered", done["run"], done["version"], facts))
+
     def ephemeral(self, subject: str) -> None:
         """Tell once that something lies on a disk that goes with the machine."""
         self._telling.once(f"ephemeral_disk\0\0{subject}", self._event("ephemeral_disk", facts={"what": subject}))

@@ -47,6 +47,7 @@ from mlsync.service.pass_process import (
     OpenRequest,
     PassRequest,
     PruneRequest,
+    RegisterRequest,
     Request,
     RestoreRequest,
 )
@@ -138,6 +139,8 @@ class PassChild(LogMonitor):
                 return self._pass(request)
             case PruneRequest():
                 return self._prune(request)
+            case RegisterRequest():
+                return self._register(request)
             case RestoreRequest():
                 return self._bring_back(request)
 
@@ -282,6 +285,13 @@ class PassChild(LogMonitor):
             "kept_back": [one.why for one in found.kept_back],
             "denied": "".join(denied),
         }
+
+    def _register(self, request: RegisterRequest) -> dict[str, Any]:
+        from mlsync.app.registering import register_wanted  # late: HTTP, and what looks for the best
+
+        stand_back()
+        session = self._confirmed(request.config, request.opened)
+        return register_wanted(session, request.wanted, self, self._stop).as_json()
 
     def _close_session(self) -> None:
         if self._session is not None:

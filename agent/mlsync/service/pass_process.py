@@ -109,6 +109,15 @@ class PruneRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """Register versions in MLflow, by run and number, 0 for the best; ``done`` is what ``Registrations`` looks at."""
+
+    config: Config
+    opened: Opened
+    wanted: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreRequest:
     """Bring the directory back to the version *wanted* if it lacks it; ``done`` says what was found and done."""
 
@@ -118,7 +127,7 @@ class RestoreRequest:
     wanted: str
 
 
-Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RestoreRequest
+Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RegisterRequest | RestoreRequest
 
 
 @dataclass(frozen=True, slots=True)

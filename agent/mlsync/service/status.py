@@ -160,6 +160,7 @@ def as_json(
     now_s: float,
     notices: Sequence[Mapping[str, Any]] = (),
     channels: Sequence[Mapping[str, Any]] = (),
+    registry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of the status file; times are seconds since 1970."""
     return {
@@ -172,6 +173,7 @@ def as_json(
         "runs": [_run_as_json(run) for run in runs],
         "notices": list(notices),
         "channels": list(channels),
+        "registry": None if registry is None else dict(registry),
     }
 
 
@@ -185,7 +187,7 @@ def is_news(content: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
 def _lasting(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what does not change by itself as time goes by."""
     runs = [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
-    return [*runs, *content.get("notices", []), *content.get("channels", [])]
+    return [*runs, *content.get("notices", []), *content.get("channels", []), content.get("registry") or {}]
 
 
 def write_status(file: Path, content: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ KINDS: Final[Mapping[str, str]] = {
     "version": "info",
     "first_proved": "info",
     "best": "info",
+    "registered": "info",
     "broken": "error",
     "torn": "warning",
     "pending": "warning",

@@ -27,7 +27,12 @@ _DRAIN_S: Final = 2.0
 _LOOK_S: Final = 0.25
 # What may hold secrets of mlsync or of the store.
 _PRIVATE: Final = ("MLSYNC_", "AWS_")
-_WITHOUT: Final = frozenset({"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_WITHOUT: Final = frozenset(
+    {
+        *("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+        *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"),
+    }
+)
 
 
 def run_hook(

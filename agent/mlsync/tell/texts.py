@@ -15,6 +15,7 @@ _TITLES: Final[Mapping[str, tuple[str, str, str, str]]] = {
     "version": ("New version, proved", "新版本已验证", "", ""),
     "first_proved": ("First proved version", "首个已验证的版本", "", ""),
     "best": ("New best checkpoint", "新的最佳检查点", "", ""),
+    "registered": ("Registered in MLflow", "已注册到 MLflow", "", ""),
     "broken": ("Broken checkpoint", "检查点已损坏", "The checkpoint is no longer broken", "检查点不再损坏"),
     "torn": (
         "File unfinished for too long",
@@ -48,6 +49,9 @@ _LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "fitness": ("fitness", "指标"),
     "epoch": ("epoch", "轮次"),
     "step": ("step", "步数"),
+    "model": ("model", "模型"),
+    "model_version": ("model version", "模型版本"),
+    "alias": ("alias", "别名"),
     "kept": ("content kept of version", "保留的版本内容"),
     "since_s": ("for", "持续时间"),
     "usual_s": ("usual interval", "通常间隔"),

@@ -42,7 +42,11 @@ def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:
 
 
 def channel_lines(agent: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each channel that does not take its notices."""
+    """Yield a line for each channel that does not take its notices, and one for a registry that takes no versions."""
+    registry = agent.get("registry") or {}
+    if registry.get("failures"):
+        waiting = count(len(registry["waiting"]), "version")
+        yield f"not registered in MLflow yet ({waiting}): {registry['last_failure']}"
     for channel in agent.get("channels", ()):
         if channel["failures"]:
             waiting = f"{channel['waiting']} waiting"

@@ -142,7 +142,12 @@ _CHANNEL_METRICS: Final = (
 )
 
 
-def exposition(runs: Sequence[RunStatus], started_s: float, channels: Sequence[Mapping[str, Any]] = ()) -> bytes:
+def exposition(
+    runs: Sequence[RunStatus],
+    started_s: float,
+    channels: Sequence[Mapping[str, Any]] = (),
+    registry: Mapping[str, Any] | None = None,
+) -> bytes:
     """Return all metrics; counters count since the agent started."""
     info = f'mlsync_agent_info{{version="{_escaped(mlsync.__version__)}",host="{_escaped(socket.gethostname())}"}} 1'
     lines = [
@@ -152,6 +157,7 @@ def exposition(runs: Sequence[RunStatus], started_s: float, channels: Sequence[M
         f"mlsync_agent_start_time_seconds {started_s!r}",
         *(line for metric in RUN_METRICS for line in _of_runs(metric, runs)),
         *(line for one in _CHANNEL_METRICS if channels for line in _of_channels(*one, channels)),
+        *(() if registry is None else _of_registry(registry)),
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
@@ -181,6 +187,16 @@ def _of_channels(field: str, name: str, kind: str, about: str, channels: Sequenc
     yield from _head(name, kind, about)
     for channel in channels:
         yield f'{name}{{channel="{_escaped(channel["name"])}"}} {float(channel[field])!r}'
+
+
+def _of_registry(registry: Mapping[str, Any]) -> Iterable[str]:
+    about = "Versions that wait to be registered in MLflow."
+    yield from _head("mlsync_registrations_waiting", "gauge", about)
+    yield f"mlsync_registrations_waiting {len(registry['waiting'])}"
+    yield from _head("mlsync_registrations_total", "counter", "Versions that were registered in MLflow.")
+    yield f"mlsync_registrations_total {registry['registered']}"
+    yield from _head("mlsync_registration_failures_total", "counter", "Tries to register versions that failed.")
+    yield f"mlsync_registration_failures_total {registry['failed']}"
 
 
 def _head(name: str, kind: str, about: str) -> tuple[str, str]:

@@ -37,12 +37,15 @@ from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
 from mlsync.service.pass_process import PassProcess, RestoreRequest
+from mlsync.service.registrations import Registrations
 from mlsync.service.training.messages import Began, End, Hurry, Start
 from mlsync.service.worker import LastPass
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
 _AGAIN_S: Final = 5.0
+# For what the last pass leaves to be registered, if the machine stays.
+_REGISTER_S: Final = 30.0
 # What a platform may send to each process it sees.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -67,8 +70,16 @@ class CompanionProcess:
         self._is_in_vain = threading.Event()
         self._opener = RepositoryOpener(start.config, start.unlock)
         self._prune = DailyPrune(start.config, monitor)
+        self._models = Registrations(start.config, monitor)
         self._jobs = [
-            BackupJob(self._opener, watch, gently=start.gently, prune=self._prune, stored=self._tell_stored)
+            BackupJob(
+                self._opener,
+                watch,
+                gently=start.gently,
+                prune=self._prune,
+                registrations=self._models,
+                stored=self._tell_stored,
+            )
             for watch in start.config.watches
         ]
 
@@ -125,8 +136,12 @@ class CompanionProcess:
             if self._end is not None:
                 break
             time.sleep(_AGAIN_S)
+        if self._end.deadline_s is None:
+            # Nobody goes on with it where a container ends with its training.
+            self._models.finish(_REGISTER_S)
         self.tell(ended=_ended(agent.last_passes()))
         self._prune.close()
+        self._models.close()
         for job in self._jobs:
             job.close()
 
@@ -134,7 +149,12 @@ class CompanionProcess:
         with self._lock:
             options = AgentOptions.of(self._start.config)
             self._agent = Agent(
-                self._jobs, options, self._monitor, notifier=Notifier(None), request_save=self._request_save
+                self._jobs,
+                options,
+                self._monitor,
+                notifier=Notifier(None),
+                request_save=self._request_save,
+                registrations=self._models,
             )
             if self._end is not None:
                 self._agent.end(self._end.deadline_s)
