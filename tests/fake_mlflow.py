@@ -51,6 +51,8 @@ class FakeMlflow:
         self.instead: tuple[int, dict[str, str], bytes] | None = None
         #: Called before each answer.
         self.before: Any = lambda _method, _what: None
+        #: The next answer is lost, although the server did what was asked.
+        self.lost = False
         #: How often a new version says that it is not ready yet.
         self.pending = 0
         self._lock = threading.Lock()
@@ -104,6 +106,9 @@ class FakeMlflow:
             except Refusal as refusal:
                 return refusal.status, {"Content-Type": "application/json"}, json.dumps(refusal.body).encode()
             text = json.dumps(done, indent=2) if done else "{}"
+            if self.lost:
+                self.lost = False
+                return 502, {}, b"the answer was lost"
             return 200, {"Content-Type": "application/json"}, text.encode()
 
     def _denied(self, method: str, authorization: str | None) -> tuple[int, dict, bytes] | None:

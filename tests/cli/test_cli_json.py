@@ -16,12 +16,15 @@ from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
 from mlsync.cli.reports.json import key_json, notify_json, now_json
-from mlsync.config.model import NotifySettings
+from mlsync.codec.keys import Keys
+from mlsync.config.model import Config, MlflowSettings, NotifySettings
 from mlsync.demo import report
 from mlsync.errors import StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
+from mlsync.service.pass_process import Opened
 from mlsync.service.preemption_watch import PreemptionWatch
+from mlsync.service.registrations import Registrations
 from mlsync.service.talk.ask_now import AskedPass
 from mlsync.service.talk.client import AgentAt
 from mlsync.service.talk.place import AgentPlace
@@ -452,6 +455,19 @@ def test_channels_are_as_documented(tmp_path):
     compare(
         "list of channel", Telling(TellOptions((channel,)), AgentPlace(tmp_path), SilentMonitor()).as_json(), "channels"
     )
+
+
+def test_registrations_are_as_documented(tmp_path):
+    """What the agent registers, and what of it waits, has the documented fields."""
+    config = dataclasses.replace(Config("file:///r", tmp_path), mlflow=MlflowSettings(on="proved"))
+    keys = Keys(bytes(32), bytes(16))
+    models = Registrations(
+        config, SilentMonitor(), ask=lambda *_: {"done": [], "left": [], "dropped": [], "failure": ""}
+    )
+    models._note("away")
+    models._run(Opened(keys, conditional_create=True, slot="keys/0"), "yolo").waiting[:] = [0, 3]
+    compare("registry or null", models.as_json(), "registry")
+    models.close()
 
 
 def test_every_table_was_compared():

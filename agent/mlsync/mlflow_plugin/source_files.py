@@ -46,12 +46,12 @@ class SourceFiles:
         self._versions: dict[tuple[str, int], Mapping[bytes, Entry]] = {}
 
     def listed(self, below: str) -> list[Listed]:
-        """Return what is directly below a path; of a source that is a file, that file."""
-        source, entries = self._at(below)
-        single = self._single(source, entries)
+        """Return what is directly below a path, nothing for a file; of a source that is a file, that file."""
+        whole, entries = self._at("")
+        single = self._single(whole, entries)
         if single is not None:
-            # Only the source itself: the file below it has nothing below.
             return [] if below else [Listed(_name(single), is_directory=False, size_bytes=single.size_bytes)]
+        source, entries = self._at(below)
         top = source.path + b"/" if source.path else b""
         prefix = f"{below.strip('/')}/" if below.strip("/") else ""
         found = [
@@ -65,7 +65,7 @@ class SourceFiles:
             and b"/" not in entry.path[len(top) :]
             and entry.kind in (EntryKind.FILE, EntryKind.DIRECTORY)
         ]
-        if not found and source.path and source.path not in entries:
+        if not found and not below:
             raise self._missing(source)
         return found
 
