@@ -273,3 +273,21 @@ def test_a_stop_is_heeded(world, registry, mlflow):
     with pytest.raises(Stopped):
         registered(world, registry, stop=stop)
     assert "yolo" not in mlflow.models
+
+
+def test_the_best_is_named_once(world, registry):
+    """The version with the best checkpoint, until it is registered in that place and model."""
+    from mlsync.publish.register import best_unless_registered
+
+    where = registry.place, "yolo"
+    with pytest.raises(VersionMissing, match="best"):
+        best_unless_registered(world.repository, RUN, where)
+    results = "epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n1,0.5,0.{}\n"
+    world.write("args.yaml", b"task: detect\n")
+    for score in (4, 6, 5):
+        world.write("results.csv", results.format(score).encode())
+        world.backup()
+    assert best_unless_registered(world.repository, RUN, where) == 4
+    registered(world, registry, 4)
+    assert best_unless_registered(world.repository, RUN, where) is None
+    assert best_unless_registered(world.repository, RUN, (registry.place, "other")) == 4

@@ -21,9 +21,8 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.publish.chosen import as_path
-from mlsync.publish.register import RegisterOptions, RegisterResult, register
+from mlsync.publish.register import RegisterOptions, RegisterResult, best_unless_registered, register
 from mlsync.registry.mlflow import Registry
-from mlsync.repository.repository import Repository
 
 # Nothing of these gets better by itself: the version, or the configuration, is as it is.
 _FOR_GOOD = (CheckpointBroken, ConfigInvalid, NotProvedYet, PathMissing, RunMissing, VersionMissing)
@@ -96,10 +95,11 @@ def _register(
     repository, settings = session.repository, session.config.mlflow
     model = model_of(session.config, run)
     if number == 0:
-        number = _best(repository, run)
-        if _is_registered(repository, registry, run, number, model):
+        best = best_unless_registered(repository, run, (registry.place, model))
+        if best is None:
             # Who moved the alias elsewhere since meant it.
             return
+        number = best
 
     def refuse_stopped() -> None:
         if stop.is_set():
@@ -111,16 +111,3 @@ def _register(
     )
     stored = repository.stored(run, number)
     found.done.append(register(repository, registry, stored, options, monitor))
-
-
-def _best(repository: Repository, run: str) -> int:
-    from mlsync.versions.best import best_number  # late: its parsers are needed for this alone
-
-    return best_number(repository, run)
-
-
-def _is_registered(repository: Repository, registry: Registry, run: str, number: int, model: str) -> bool:
-    from mlsync.versions.decided import decided_of
-
-    items = decided_of(repository, run).registered.get(number, ())
-    return any((one.place, one.model) == (registry.place, model) for one in items)

@@ -23,6 +23,7 @@ from mlsync.repository.history.decisions import By
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
+from mlsync.versions.decided import decided_of
 from mlsync.versions.measured import FITNESS, measured
 from mlsync.versions.proof_status import manifest_of, summed
 from mlsync.versions.run_proofs import RunProofs, proofs_of
@@ -81,6 +82,18 @@ def newest_proved(repository: Repository, run: str) -> StoredVersion:
             return stored
     what = f"no version of run {run!r} has a checkpoint and is proved{proofs.passed_over()}"
     raise VersionMissing(what, where=repository.store.url, advice="mlsync versions lists how far each is proved")
+
+
+def best_unless_registered(repository: Repository, run: str, where: tuple[str, str]) -> int | None:
+    """Return the version with the best checkpoint of a run; ``None`` if it is in that place and model already.
+
+    Raises ``VersionMissing`` if nothing tells which that is. This reads each version once.
+    """
+    from mlsync.versions.best import best_number  # late: its parsers are needed for this alone
+
+    number = best_number(repository, run)
+    items = decided_of(repository, run).registered.get(number, ())
+    return None if any((one.place, one.model) == where for one in items) else number
 
 
 def register(
