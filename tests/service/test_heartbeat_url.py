@@ -12,8 +12,9 @@ from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
 from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import Heartbeat
-from mlsync.service.ping import ping
 from mlsync.service.run_record import RecordedJob, RunRecord
+from mlsync.tell.letter import HEARTBEAT, Letter
+from mlsync.tell.send import deliver
 
 
 @pytest.fixture
@@ -74,13 +75,32 @@ def test_a_file_that_others_can_read_is_not_used(tmp_path):
     assert len(monitor.notices) == 1
 
 
+def said(url):
+    """What is said of a request that fails."""
+    answer = deliver(Letter(HEARTBEAT, url, "", "en", ()), timeout_s=1.0)
+    assert not answer.is_taken
+    return answer.said
+
+
 def test_no_failure_says_the_url():
     """A server that is away, another scheme and nonsense are named by what is wrong alone."""
-    assert ping("http://127.0.0.1:1/secret-token", 1.0) == "Connection refused"
-    assert ping("file:///etc/passwd") == "it is no URL with http or https"
+    assert said("http://127.0.0.1:1/secret-token") == "Connection refused"
+    assert said("file:///etc/passwd") == "it is no URL with http or https"
     for nonsense in ("http://[secret-token", "http://a b/secret-token", "http:///secret-token"):
-        assert ping(nonsense, 1.0)
-        assert "token" not in ping(nonsense, 1.0)
+        assert said(nonsense)
+        assert "token" not in said(nonsense)
+
+
+def test_what_is_no_text_is_no_url(tmp_path):
+    """A file with other bytes is named as no URL."""
+    file = tmp_path / "url"
+    file.write_bytes(b"http://\xff\n")
+    file.chmod(0o600)
+    monitor = RecordingMonitor()
+    url = HeartbeatUrl(file, monitor)
+    url.proved()
+    url.wait(30)
+    assert "it is no URL with http or https" in monitor.notices[0][1]
 
 
 class Passing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Final
@@ -11,8 +9,8 @@ from typing import Final
 from mlsync.app.secrets import read_secret_line
 from mlsync.errors import Error
 from mlsync.monitor import Monitor
+from mlsync.tell.letter import HEARTBEAT, Letter, send
 
-_COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.ping")
 # Above what the request may take, with the start of a process on a busy machine.
 _TIMEOUT_S: Final = 30.0
 
@@ -53,21 +51,10 @@ class HeartbeatUrl:
 def _failure(file: Path) -> str:
     """Request the URL; return why that failed, empty if it did not."""
     try:
-        url = read_secret_line(file)
-        done = subprocess.run(  # noqa: S603 - our own program, by our own interpreter
-            _COMMAND,
-            input=url + b"\n",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
-            check=False,
-            # Of its own, so that it can give way.
-            start_new_session=True,
-        )
+        url = read_secret_line(file).decode()
     except Error as error:
         return str(error)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {_TIMEOUT_S:.0f} s"
-    except OSError as error:
-        return error.strerror or "no process starts"
-    return done.stdout.decode("utf-8", "replace") or ("" if done.returncode == 0 else "its process failed")
+    except UnicodeDecodeError:
+        return "it is no URL with http or https"
+    answer = send(Letter(HEARTBEAT, url.strip(), "", "en", ()), timeout_s=_TIMEOUT_S)
+    return "" if answer.is_taken else answer.said

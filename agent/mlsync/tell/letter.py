@@ -13,6 +13,8 @@ from mlsync.tell.event import NoticeEvent
 
 #: The services that are known; ``apprise`` stands for those that its library knows.
 CHANNELS: Final = ("wecom", "dingtalk", "feishu", "slack", "webhook", "apprise")
+#: A service that raises the alarm when nobody asks for its URL: a letter to it has no events.
+HEARTBEAT: Final = "heartbeat"
 _COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.tell.send")
 # Above what the request may take, with the start of a process on a busy machine.
 TIMEOUT_S: Final = 40.0
@@ -72,6 +74,8 @@ def send(letter: Letter, *, timeout_s: float = TIMEOUT_S, command: Sequence[str]
             stderr=subprocess.DEVNULL,
             timeout=timeout_s,
             check=False,
+            # Of its own, so that it can give way, and Ctrl-C is for the agent alone.
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         return Receipt(is_taken=False, said=f"no answer within {timeout_s:.0f} s", was_reached=False)

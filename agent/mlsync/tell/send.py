@@ -13,8 +13,9 @@ import urllib.request
 from email.message import Message
 from typing import IO, Any, Final
 
+from mlsync.courtesy.priority import stand_back
 from mlsync.tell.event import clean
-from mlsync.tell.letter import Letter, Receipt, answer_as_json
+from mlsync.tell.letter import HEARTBEAT, Letter, Receipt, answer_as_json
 from mlsync.tell.services import AddressWrong, Post, judge, request_of
 from mlsync.tell.texts import message, plain, title
 
@@ -37,7 +38,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def deliver(letter: Letter, *, now_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Receipt:
     """Send a letter and return what became of it; never raises, and says nothing of its address and secret."""
     try:
-        if letter.channel == "apprise":
+        if letter.channel == HEARTBEAT:
+            answer = _ask_for(letter.url, timeout_s)
+        elif letter.channel == "apprise":
             answer = _by_apprise(letter)
         else:
             answer = _post(letter.channel, request_of(letter, time.time() if now_s is None else now_s), timeout_s)
@@ -62,6 +65,22 @@ def _post(channel: str, request: Post, timeout_s: float) -> Receipt:
         return Receipt(is_taken=False, said=f"not reached: {why}", was_reached=False)
     except TimeoutError:
         return Receipt(is_taken=False, said=f"no answer within {timeout_s:g} s", was_reached=False)
+
+
+def _ask_for(url: str, timeout_s: float) -> Receipt:
+    """Request the URL of a heartbeat; a redirect is followed, since nothing is told by it."""
+    if not url.startswith(("http://", "https://")):
+        raise AddressWrong("it is no URL with http or https")
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - http or https, see above
+            _read(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return Receipt(is_taken=False, said=f"the server answered with status {error.code}")
+    except urllib.error.URLError as error:
+        why = getattr(error.reason, "strerror", None) or type(error.reason).__name__
+        return Receipt(is_taken=False, said=why, was_reached=False)
+    return Receipt(is_taken=True, said="")
 
 
 def _read(answer: Any) -> bytes:
@@ -109,8 +128,11 @@ def _words(url: str) -> list[str]:
 
 def main() -> None:
     """Send what stdin holds."""
-    text = sys.stdin.buffer.read(_LETTER_BYTES_MAX)
-    sys.stdout.write(json.dumps(answer_as_json(deliver(Letter.of_json(json.loads(text))))))
+    letter = Letter.of_json(json.loads(sys.stdin.buffer.read(_LETTER_BYTES_MAX)))
+    if letter.channel == HEARTBEAT:
+        # After each proved version, and nobody waits for it. What it loads came first, or it would take too long.
+        stand_back()
+    sys.stdout.write(json.dumps(answer_as_json(deliver(letter))))
 
 
 if __name__ == "__main__":
