@@ -26,6 +26,8 @@ PATIENCE_S = 30.0
 class Job:
     """A job whose first pass finds nothing, and each further one what *then* says."""
 
+    holds = None
+
     def __init__(self, name, directory, then):
         self.name, self.directory, self.heartbeat = name, directory, Heartbeat()
         self.passes = threading.Semaphore(0)

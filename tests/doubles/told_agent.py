@@ -18,6 +18,8 @@ from mlsync.upkeep.version_seen import VersionSeen
 class ToldJob:
     """Makes a version in each pass in which a file changed, of the level and with the troubles that the test says."""
 
+    holds = None
+
     def __init__(self, name, directory):
         self.name = name
         self.directory = Path(directory)

@@ -26,6 +26,8 @@ from mlsync.service.worker import Timing
 class FakeJob:
     """A job of one of the kinds."""
 
+    holds = None
+
     def __init__(self, name, kind, directory, state, report):
         self.name = name
         self.directory = Path(directory)

@@ -337,6 +337,8 @@ def test_a_hung_worker_stops_the_signs_of_life(agent, runs, manager):
 class Counting:
     """A job that makes a version with each pass."""
 
+    holds = None
+
     def __init__(self, name, directory):
         self.name = name
         self.directory = directory

@@ -106,6 +106,8 @@ def test_what_is_no_text_is_no_url(tmp_path):
 class Passing:
     """A job whose passes end as they are told to."""
 
+    holds = None
+
     name, directory = "a", Path("/a")
 
     def __init__(self):

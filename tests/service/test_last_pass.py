@@ -20,6 +20,8 @@ PATIENCE_S = 30.0
 class Job:
     """A job that makes a version each time; *meets* is what the first passes raise, or ``"wait"`` for a long one."""
 
+    holds = None
+
     name = "yolo"
     directory = Path("/nowhere")
 

@@ -174,6 +174,8 @@ def test_without_platforms_nothing_listens():
 class Job:
     """A job whose passes end as the test says: an error, ``"wait"`` for a long one, or a version."""
 
+    holds = None
+
     name = "yolo"
     directory = Path("/nowhere")
 

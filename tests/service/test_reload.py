@@ -30,6 +30,8 @@ MLSYNC = (sys.executable, "-P", "-m", "mlsync")
 class Job:
     """A job that counts its passes."""
 
+    holds = None
+
     def __init__(self, directory: Path) -> None:
         self.name, self.directory, self.heartbeat = "a", directory, Heartbeat()
         self.passes = threading.Semaphore(0)

@@ -132,8 +132,8 @@ class StoppedWorker:
 
     def __init__(self, clock, thread):
         self.clock, self.thread = clock, thread
-        self.job = dataclasses.make_dataclass("Job", ["name", "directory", "heartbeat"])(
-            "yolo", Path("/run"), Heartbeat(clock)
+        self.job = dataclasses.make_dataclass("Job", ["name", "directory", "heartbeat", "holds"])(
+            "yolo", Path("/run"), Heartbeat(clock), None
         )
         self.state = dataclasses.make_dataclass("State", ["phase"])("waiting")
 

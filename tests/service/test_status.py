@@ -162,6 +162,8 @@ def test_a_silent_training_is_told_by_its_own_rhythm():
 class Failing:
     """A job that fails with what it is given."""
 
+    holds = None
+
     name, directory = "a", Path("/a")
 
     def __init__(self):

@@ -430,6 +430,8 @@ class Agent:
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state
+        worker.follow_clock(self._wall())
+        self._records[worker.job.name].follow_clock(self._wall())
         sleeps = state.phase in ("waiting", "retrying", "locked", "refused") and state.next_try_s != float("inf")
         next_try_s = self._wall() + max(0.0, state.next_try_s - self._clock()) if sleeps else None
         changed_s, now_s = worker.trigger.changes.first_s, self._wall()

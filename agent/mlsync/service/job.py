@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from mlsync.app.pass_result import PassResult
 from mlsync.service.doing import Doing
@@ -29,6 +29,10 @@ class RunJob(Protocol):
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
+    @property
+    def holds(self) -> Holds | None:
+        """What is held open for its passes; ``None`` if nothing is to be."""
+
     def prepare(self) -> None:
         """Get ready for a pass that is about to come; return at once."""
 
@@ -48,15 +52,6 @@ class RunJob(Protocol):
         may come before then.
         Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.
         """
-
-
-@runtime_checkable
-class Holding(Protocol):
-    """A job whose passes read what was held open for them."""
-
-    @property
-    def holds(self) -> Holds | None:
-        """What is held; ``None`` if nothing is to be."""
 
 
 class Interruption(threading.Event):

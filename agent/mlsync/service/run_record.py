@@ -14,7 +14,7 @@ from typing import Final
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import Error, Stopped
 from mlsync.service.holds import Holds
-from mlsync.service.job import Heartbeat, Holding, RunJob
+from mlsync.service.job import Heartbeat, RunJob
 from mlsync.upkeep.version_seen import VersionSeen
 
 VERSIONS_MAX: Final = 500
@@ -113,6 +113,16 @@ class RunRecord:
             seen = self._versions.get(self._pending)
             self.pending_since_s = self._wall() if seen is None else seen.made_s
 
+    def follow_clock(self, now_s: float) -> None:
+        """Have what happened later than *now_s* have happened now: the clock was set back, and ages count from here."""
+        failing = self.failing
+        if failing is not None and failing.since_s > now_s:
+            self.failing = replace(failing, since_s=now_s)
+        if self.proved_until_s is not None:
+            self.proved_until_s = min(self.proved_until_s, now_s)
+        if self.pending_since_s is not None:
+            self.pending_since_s = min(self.pending_since_s, now_s)
+
     def failed(self, error: Exception) -> None:
         """Note an error, together with the one before it if that says the same."""
         now_s, text = self._wall(), str(error) or type(error).__name__
@@ -194,7 +204,7 @@ class RecordedJob:
     @property
     def holds(self) -> Holds | None:
         """What is held open for the job."""
-        return self._job.holds if isinstance(self._job, Holding) else None
+        return self._job.holds
 
     def prepare(self) -> None:
         """Let the job get ready."""

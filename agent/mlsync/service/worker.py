@@ -25,7 +25,7 @@ from mlsync.errors import (
     SourceShrunk,
 )
 from mlsync.monitor import Monitor
-from mlsync.service.job import Holding, Interruption, RunJob
+from mlsync.service.job import Interruption, RunJob
 from mlsync.service.save_lag import SaveLag
 from mlsync.service.trigger import Asked, Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
 from mlsync.source.paths import display
@@ -123,7 +123,7 @@ class Worker:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.job = job
-        self.trigger = Trigger(clock, job.prepare, job.holds if isinstance(job, Holding) else None)
+        self.trigger = Trigger(clock, job.prepare, job.holds)
         self.state = RunState()
         self._timing = timing
         self._monitor = monitor
@@ -211,6 +211,14 @@ class Worker:
     def behind_s(self) -> tuple[float, float]:
         """Return by how many seconds the newest stored save, and the newest proved one, is behind the newest seen."""
         return self._lag.behind_s(self.trigger.saved_s)
+
+    def follow_clock(self, now_s: float) -> None:
+        """Have nothing of the state be later than *now_s*, since the clock was set back; any thread may call this."""
+        state = self.state
+        for name in ("last_version_s", "last_proved_s", "last_pass_s"):
+            at_s = getattr(state, name)
+            if at_s is not None and at_s > now_s:
+                setattr(state, name, now_s)
 
     def hung(self, limit_s: float) -> bool:
         """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
