@@ -92,6 +92,17 @@ def test_the_same_again_makes_no_second_one(world, registry, mlflow):
     assert len(decisions) == 1
 
 
+def test_metrics_are_tags(world, registry, mlflow):
+    """What the trainer logged last, under its names as far as MLflow takes them, and what the checkpoint holds."""
+    world.write("args.yaml", b"task: detect\n")
+    world.write("results.csv", b"epoch,metrics/mAP50(B),val/box_loss\n1,0.25,1\n2,0.5,0.75\n")
+    world.backup()
+    registered(world, registry, 3)
+    tags = mlflow.tags("yolo", 1)
+    wanted = {"mlsync.metric.metrics/mAP50_B_": "0.5", "mlsync.metric.val/box_loss": "0.75", "mlsync.epoch": "2"}
+    assert wanted.items() <= tags.items(), tags
+
+
 def test_a_planted_version_is_not_taken_for_ours(world, registry, mlflow):
     """Somebody who may write tags gives ours to a source of his own: it gets neither alias nor hold."""
     registry.make_model("yolo")

@@ -144,6 +144,25 @@ def test_only_what_may_be_the_best_is_looked_at(made, server):
     assert server.asked == [(("yolo", BEST),)] * 3
 
 
+@pytest.mark.parametrize(("on", "wanted"), [("best", [BEST]), ("proved", [3])])
+def test_what_a_last_pass_proved_is_registered_by_the_next_agent(made, server, tmp_path, on, wanted):
+    """A last pass tells nothing of its version but that it is proved; it waits in the file all the same."""
+    server.held.clear()
+    found = made(on)
+    found.passed(OPENED, "yolo", PassResult("yolo", 3, 3, (), "", newest_checkpoint_ns=1))
+    (file,) = tmp_path.rglob("registrations-*.json")
+    assert json.loads(file.read_text())["waiting"] == wanted
+    server.held.set()
+
+
+@pytest.mark.expected_warnings("what is to be registered could not be noted")
+def test_a_bug_here_fails_no_pass(made, monkeypatch):
+    """It is logged, and the pass went through."""
+    found = made()
+    monkeypatch.setattr(found, "_wanted", lambda *_: 1 / 0)
+    found.passed(OPENED, "yolo", proved(1))
+
+
 def test_nothing_is_registered_unless_it_is_said(made, server, tmp_path):
     """Without on there is no thread, no file, and nothing in the status."""
     found = made("never")

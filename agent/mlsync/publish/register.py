@@ -24,6 +24,7 @@ from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.versions.decided import decided_of
+from mlsync.versions.logs.metrics import logged_metrics
 from mlsync.versions.measured import FITNESS, measured
 from mlsync.versions.proof_status import manifest_of, summed
 from mlsync.versions.run_proofs import RunProofs, proofs_of
@@ -169,9 +170,13 @@ def _tags(repository: Repository, stored: StoredVersion, manifest: Manifest, cho
     known = measured(repository, stored, manifest.entries, (FITNESS,), evaluated)
     numbers = {"epoch": known.epoch, "step": known.step}
     tags |= {name: f"{value:g}" for name, value in numbers.items() if value is not None}
-    for name in sorted(known.numbers)[:_NUMBERS_MAX]:
-        if name not in numbers:
-            tags[f"metric.{name}"] = f"{max(known.numbers[name]):g}"
+    # What was measured on purpose comes first, then what the trainer logged, then what its checkpoints hold.
+    metrics = dict(evaluated)
+    for name, value in logged_metrics(repository, stored, manifest.entries).items():
+        metrics.setdefault(name, value)
+    for name in sorted(known.numbers.keys() - numbers):
+        metrics.setdefault(name, max(known.numbers[name]))
+    tags |= {f"metric.{name}": f"{metrics[name]:g}" for name in list(metrics)[:_NUMBERS_MAX]}
     ours = {as_key(OURS + name): value[:VALUE_CHARS_MAX] for name, value in tags.items() if value}
     return {**ours, _MANIFEST: stored.digest.hex()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import tempfile
@@ -29,6 +30,7 @@ from mlsync.service.pass_process import Opened, PassProcess, RegisterRequest
 
 #: Stands for the best version of a run, whichever that is when its turn comes.
 BEST: Final = 0
+_LOG: Final = logging.getLogger(__name__)
 _NAME: Final = "registering"
 _FORMAT: Final = 1
 _FILE_BYTES_MAX: Final = 1 << 20
@@ -83,6 +85,12 @@ class Registrations:
         """Note what a pass came to, and have it registered if the configuration says so; return at once."""
         if self._config.mlflow.on == "never":
             return
+        try:
+            self._note_pass(opened, run, outcome)
+        except Exception:  # noqa: BLE001 - a bug here costs a registration, and not a version
+            _LOG.exception("%s: what is to be registered could not be noted", run)
+
+    def _note_pass(self, opened: Opened, run: str, outcome: PassResult) -> None:
         if isinstance(opened.keys, WriteOnlyKeys):
             if not self._is_denial_told:
                 self._is_denial_told = True
@@ -136,9 +144,10 @@ class Registrations:
         with self._changed:
             self._stop.set()
             self._changed.notify_all()
+            thread = self._thread
         self._process.close()
-        if self._thread is not None:
-            self._thread.join()
+        if thread is not None:
+            thread.join()
 
     def _wanted(self, known: _Run, outcome: PassResult) -> int | None:
         """Return the version that a pass leaves to be registered; ``None`` if none."""
@@ -146,10 +155,15 @@ class Registrations:
         before = known.best
         fitness = [one.fitness for one in outcome.versions if one.fitness is not None and not one.is_pending]
         known.best = max([before, *fitness])
-        if proved is None or not proved.checkpoint_count:
+        if outcome.proved_version is None:
+            return None
+        if not (outcome.newest_checkpoint_ns if proved is None else proved.checkpoint_count):
             return None
         if self._config.mlflow.on == "proved":
-            return proved.version
+            return outcome.proved_version
+        if proved is None:
+            # A last pass has no time to look at what it made.
+            return BEST
         # What is worse than something before is not the best; whether the rest is, the store tells.
         others = [one.fitness for one in outcome.versions if one.fitness is not None and one.version != proved.version]
         is_worse = proved.fitness is not None and proved.fitness < max([before, *others])
