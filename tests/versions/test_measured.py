@@ -113,7 +113,7 @@ def test_a_log_is_fetched_once_for_all_that_ask(world):
     entries = list(world.repository.entries(stored))
     assert logged_facts(world.repository, entries).keys() == {b"args.yaml", b"results.csv"}
     before = dict(world.counted.calls)
-    known = measured(world.repository, entries, {"fitness", "results.csv:val/box_loss"})
+    known = measured(world.repository, stored, entries, {"fitness", "results.csv:val/box_loss"})
     assert known.numbers["results.csv:val/box_loss"] == (1.3,)
     search = BestSearch(world.repository, RUN)
     search.look(stored, entries)
