@@ -36,6 +36,9 @@ def words_of(container):
     hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
     if hook:
         yield hook
+    probe = container.get("startupProbe", {}).get("exec", {}).get("command")
+    if probe:
+        yield probe
     if "command" in container:
         yield [*container["command"], *container.get("args", [])]
     elif "args" in container:
@@ -53,7 +56,7 @@ def calls(words):
 def test_each_call_in_kubernetes_is_one_that_mlsync_takes():
     """What init containers, sidecar and hook call are commands and options of mlsync."""
     found = [call for one in containers().values() for words in words_of(one) for call in calls(words)]
-    assert [call[0] for call in found] == ["init", "restore", "restore", "now", "agent"]
+    assert [call[0] for call in found] == ["init", "restore", "restore", "now", "now", "agent"]
     for call in found:
         _parse(call, f"kubernetes.yaml: {call}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from machine import MLSYNC
 
 from mlsync import errors
 from mlsync.config.model import Config, KeySettings, WatchSettings
+from mlsync.errors import ConfigInvalid
 from mlsync.service import install as service
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
@@ -116,6 +118,54 @@ def test_timers_run_this_mlsync_with_the_same_configuration(machines, tmp_path):
     (machines.directory / "mlsync-check.timer").write_text("[Timer]\n# my own\n")
     assert len(service.uninstall(machines)) == 4
     assert [file.name for file in machines.directory.iterdir() if file.is_file()] == ["mlsync-check.timer"]
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """The systemd of such a machine, for the instance ``yolo`` of the template."""
+    return dataclasses.replace(service.manager_of_instance("yolo"), directory=tmp_path / "system")
+
+
+def test_the_template_runs_this_mlsync_for_each_instance(instance):
+    """The template unit is the shipped one with this program, and each instance has its own configuration and state."""
+    command = ["/bin/true", "agent", "--config", str(service.configuration_of_instance("yolo"))]
+    written = service.install(instance, command, gpu=True)
+    assert [file.relative_to(instance.directory).as_posix() for file in written] == [
+        "mlsync@.service",
+        "mlsync@.service.d/gpu.conf",
+    ]
+    text = instance.unit.read_text()
+    assert settings(text) == settings((SHIPPED / "mlsync@.service").read_text())
+    assert "\nExecStart=/bin/true agent --config /etc/mlsync/%i.toml\n" in text
+    assert service.install(instance, command) == [instance.unit]
+    config = Config("file:///srv/mlsync/a", Path("/var/lib/mlsync-yolo"), key=KeySettings(key_file=Path("/k")))
+    assert service.shortcomings(instance, config) == []
+
+
+def test_the_template_stays_while_any_instance_is_enabled(instance):
+    """Uninstall names the instance that is enabled, and removes the template and its drop-in once none is."""
+    service.install(instance, ["/bin/true", "agent", "--config", "/etc/mlsync/yolo.toml"], gpu=True)
+    link = instance.directory / instance.wants / "mlsync@bert.service"
+    link.parent.mkdir()
+    link.symlink_to("../mlsync@.service")
+    with pytest.raises(ConfigInvalid, match="disable --now mlsync@bert"):
+        service.uninstall(instance)
+    link.unlink()
+    assert len(service.uninstall(instance)) == 2
+    assert not instance.unit.exists()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "%i", "-x", "a/b", "é", "a" * 101])
+def test_what_cannot_name_an_instance_is_refused(name):
+    """Nothing that systemd would unescape, and no path, is the name of a configuration."""
+    with pytest.raises(ConfigInvalid, match="cannot name an instance"):
+        service.manager_of_instance(name)
+
+
+@pytest.mark.parametrize("words", [("--user",), ("--timers",), ("--config", "/etc/x.toml")])
+def test_options_that_an_instance_has_no_use_for_are_refused(fresh, words):
+    """An instance is the machine's, and its configuration follows from its name."""
+    assert fresh.run("service", "install", "--instance", "yolo", *words).status == 2
 
 
 def test_an_earlier_unit_is_replaced_and_a_changed_one_is_not(fresh, unit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -92,6 +93,43 @@ def test_a_right_to_delete_that_no_backup_needs_is_a_warning(server):
         found = list(stores.diagnose_rights(store, writes=True, prunes=prunes, is_bucket=True))
         assert [one.grade for one in found] == [Grade.FINE, Grade.FINE, Grade.FINE, grade]
     assert server.objects == {}
+
+
+class Bucket:
+    """What a bucket is set to."""
+
+    def __init__(self, lock, versions):
+        self._lock, self._versions = lock, versions
+
+    def lock(self):
+        """The lock, or why it is not known."""
+        if isinstance(self._lock, Exception):
+            raise self._lock
+        return self._lock
+
+    def keeps_versions(self):
+        """Whether it has versions."""
+        return self._versions
+
+
+@pytest.mark.parametrize(
+    ("bucket", "grade", "said"),
+    [
+        (Bucket(None, False), Grade.WARNING, "may delete, which no backup needs"),
+        (Bucket("7 days, mode COMPLIANCE", True), Grade.FINE, "lock keeps each object"),
+        (Bucket("", True), Grade.FINE, "noncurrent version"),
+        (Bucket(None, True), Grade.FINE, "noncurrent version"),
+        (Bucket(StoreDenied("no"), True), Grade.WARNING, "may delete, which no backup needs"),
+    ],
+)
+def test_a_right_to_delete_is_weighed_by_what_the_bucket_keeps(server, bucket, grade, said):
+    """Behind a lock or versions it costs nobody a version; where that is not known it counts in full."""
+    remedy = partial(buckets.remedy_of, bucket)
+    store = open_store(URL, options(server))
+    *_, found = stores.diagnose_rights(store, writes=True, prunes=False, is_bucket=True, remedy=remedy)
+    assert found.grade is grade
+    assert said in found.what
+    assert found.means
 
 
 @pytest.mark.parametrize(

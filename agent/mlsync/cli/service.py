@@ -22,10 +22,11 @@ from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
 from mlsync.service.install import (
     MACHINE,
-    MACHINE_STATE,
     NAME,
     Manager,
+    configuration_of_instance,
     install,
+    manager_of_instance,
     manager_of_user,
     shortcomings,
     uninstall,
@@ -47,6 +48,11 @@ Examples:
   mlsync service uninstall --user
 """
 _user_option = click.option("--user", "is_user", is_flag=True, help="For your own user, without root.")
+_instance_option = click.option(
+    "--instance",
+    metavar="NAME",
+    help="The template mlsync@.service instead: mlsync@NAME runs /etc/mlsync/NAME.toml.",
+)
 _force_option = click.option("--force", is_flag=True, help="Overwrite or remove a unit that was changed.")
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value on stdout, and nothing else there."
@@ -63,6 +69,7 @@ def service_command() -> None:
 
 @service_command.command("install", short_help="Write the unit for this mlsync.", epilog=_INSTALL_EXAMPLES)
 @_user_option
+@_instance_option
 @click.option("--gpu", is_flag=True, help="Let proofs use NVIDIA GPUs: also write the drop-in gpu.conf.")
 @click.option("--timers", is_flag=True, help="Also write timers: check once a week, prune once a day.")
 @click.option(
@@ -75,21 +82,26 @@ def service_command() -> None:
 @_json_option
 @click.pass_obj
 def install_command(
-    invocation: Invocation, *, is_user: bool, gpu: bool, timers: bool, config: Path | None, force: bool, as_json: bool
+    invocation: Invocation,
+    *,
+    is_user: bool,
+    instance: str | None,
+    gpu: bool,
+    timers: bool,
+    config: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write the unit mlsync-agent.service, which runs this very mlsync, and say what to do next.
 
     Starts nothing: it prints what the unit still lacks, and the commands that start it. For your own settings use a
     drop-in: systemctl edit mlsync-agent. A unit that somebody changed is refused without --force.
     """
-    manager = _manager(is_user=is_user)
-    if gpu and is_user:
-        raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
-    if timers and is_user:
-        raise ConfigInvalid("--timers is for the machine's service", advice="put mlsync check into your crontab")
-    place = place_of_service(is_machines=manager.is_machines) if config is None else Path(os.path.abspath(config))
+    manager = _manager(is_user=is_user, instance=instance)
+    _refuse_unfit(is_user=is_user, instance=instance, gpu=gpu, timers=timers, config=config)
+    place = _place(manager, instance, config)
     if place.is_file():
-        environ = {"STATE_DIRECTORY": str(MACHINE_STATE)} if manager.is_machines else os.environ
+        environ = {"STATE_DIRECTORY": str(manager.state)} if manager.is_machines else os.environ
         missing = shortcomings(manager, load(place, environ))
     else:
         missing = [f"there is no configuration yet: mlsync init URL --watch DIR --config {shlex.quote(str(place))}"]
@@ -99,7 +111,7 @@ def install_command(
         for program in (sys.executable, mlsync.__file__):
             refuse_untrusted(program, "a service's program")
     written = install(manager, command, gpu=gpu, timers=timers, force=force)
-    following = [f"{manager.systemctl} daemon-reload", f"{manager.systemctl} enable --now {NAME}"]
+    following = [f"{manager.systemctl} daemon-reload", f"{manager.systemctl} enable --now {manager.name}"]
     if timers:
         following.append(f"{manager.systemctl} enable --now mlsync-check.timer")
         following.append(f"{manager.systemctl} enable --now mlsync-prune.timer    # where credentials may delete")
@@ -117,15 +129,19 @@ def install_command(
 
 @service_command.command("uninstall", short_help="Remove the unit.", epilog=_UNINSTALL_EXAMPLES)
 @_user_option
+@_instance_option
 @_force_option
 @_json_option
 @click.pass_obj
-def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_json: bool) -> None:
+def uninstall_command(
+    invocation: Invocation, *, is_user: bool, instance: str | None, force: bool, as_json: bool
+) -> None:
     """Remove the unit mlsync-agent.service, the drop-in gpu.conf and the timers, as mlsync service install wrote them.
 
     Disable the service first. Configuration, state, repository and your own drop-ins stay.
+    With --instance it is the template of all instances, none of which may be enabled.
     """
-    manager = _manager(is_user=is_user)
+    manager = _manager(is_user=is_user, instance=instance)
     removed = uninstall(manager, force=force)
     following = [f"{manager.systemctl} daemon-reload"] if removed else []
     if as_json:
@@ -138,13 +154,33 @@ def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_
     _say_list("Next:", following)
 
 
-def _manager(*, is_user: bool) -> Manager:
+def _refuse_unfit(*, is_user: bool, instance: str | None, gpu: bool, timers: bool, config: Path | None) -> None:
+    """Raise ``ConfigInvalid`` for options that mean nothing together."""
+    if gpu and is_user:
+        raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
+    if timers and is_user:
+        raise ConfigInvalid("--timers is for the machine's service", advice="put mlsync check into your crontab")
+    if instance is not None and (timers or config is not None):
+        what = "--timers and --config are not for an instance"
+        raise ConfigInvalid(what, advice=f"its configuration is {configuration_of_instance(instance)}")
+
+
+def _place(manager: Manager, instance: str | None, config: Path | None) -> Path:
+    """Return the configuration that the service will have."""
+    if instance is not None:
+        return configuration_of_instance(instance)
+    return place_of_service(is_machines=manager.is_machines) if config is None else Path(os.path.abspath(config))
+
+
+def _manager(*, is_user: bool, instance: str | None) -> Manager:
+    if is_user and instance is not None:
+        raise ConfigInvalid("--instance is for the machine's service", advice="leave one of both out")
     if is_user:
         return manager_of_user()
     if os.geteuid() != 0:
         advice = "run it by sudo, or give --user for a service of your own"
         raise ConfigInvalid("only root can install or remove the machine's service", advice=advice)
-    return MACHINE
+    return MACHINE if instance is None else manager_of_instance(instance)
 
 
 def _program(called: str) -> list[str]:

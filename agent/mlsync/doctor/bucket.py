@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mlsync.doctor.findings import Diagnosis, Grade
+from mlsync.doctor.store import Remedy
+from mlsync.errors import Error
 from mlsync.repository import names
 from mlsync.store.base import MARKER
 from mlsync.store.s3.inspection import BucketInspection, LifecycleRule
@@ -45,6 +47,16 @@ def diagnose_lock(bucket: BucketInspection) -> Iterator[Diagnosis]:
         yield Diagnosis(LOCK, Grade.WARNING, "on, without a default retention", means, advice)
     else:
         yield Diagnosis(LOCK, Grade.FINE, f"on: nobody deletes a new object for {lock}")
+
+
+def remedy_of(bucket: BucketInspection) -> Remedy:
+    """Return what keeps a deleted object; nothing where that is not to be known."""
+    try:
+        if bucket.lock():
+            return Remedy.LOCK
+        return Remedy.VERSIONS if bucket.keeps_versions() else Remedy.NONE
+    except Error:
+        return Remedy.NONE
 
 
 def diagnose_lifecycle(bucket: BucketInspection) -> Iterator[Diagnosis]:

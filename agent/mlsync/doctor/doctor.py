@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from mlsync.app.flow_options import store_options
 from mlsync.config.model import Config
@@ -13,6 +13,9 @@ from mlsync.doctor.disks import Host
 from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
 from mlsync.doctor.mounts import MOUNTS, mounts
 from mlsync.store.base import Store
+
+if TYPE_CHECKING:
+    from mlsync.store.s3.inspection import BucketInspection
 
 T = TypeVar("T")
 # What is looked at at every start may delay it this long at most.
@@ -82,21 +85,25 @@ def _diagnose_events(config: Config) -> Iterator[Diagnosis]:
 
 
 def _checks_of_store(config: Config, *, writes: bool) -> Iterator[Check]:
-    from mlsync.doctor import store  # late, as above
+    from mlsync.doctor import bucket, store  # late, as above
 
     opened = _Once(lambda: _opened(config))
     prunes = "daily" in (config.retention.prune, *(watch.retention.prune for watch in config.watches))
     is_bucket = config.repository_directory is None
+    asked = _Once(lambda: _inspection(config))
     if is_bucket:
         # What takes a third of a second to import does so before the checks' time begins.
         from mlsync.store.s3 import inspection as _  # noqa: F401
     yield Check(store.STORE, lambda: store.diagnose_store(opened), late=store.LATE)
     yield Check(
-        store.RIGHTS, lambda: store.diagnose_rights(opened(), writes=writes, prunes=prunes, is_bucket=is_bucket)
+        store.RIGHTS,
+        lambda: store.diagnose_rights(
+            opened(), writes=writes, prunes=prunes, is_bucket=is_bucket, remedy=lambda: bucket.remedy_of(asked())
+        ),
     )
     yield Check(store.KEY_SLOTS, lambda: store.diagnose_key_slots(opened()))
     if is_bucket:
-        yield from _checks_of_bucket(config)
+        yield from _checks_of_bucket(asked)
 
 
 def _opened(config: Config) -> Store:
@@ -105,11 +112,15 @@ def _opened(config: Config) -> Store:
     return open_store(config.repository, store_options(config))
 
 
-def _checks_of_bucket(config: Config) -> Iterator[Check]:
-    from mlsync.doctor import bucket, store
+def _inspection(config: Config) -> BucketInspection:
     from mlsync.store.s3.inspection import BucketInspection
 
-    asked = _Once(lambda: BucketInspection(config.repository, store_options(config)))
+    return BucketInspection(config.repository, store_options(config))
+
+
+def _checks_of_bucket(asked: Callable[[], BucketInspection]) -> Iterator[Check]:
+    from mlsync.doctor import bucket, store
+
     yield Check(store.CLOCK, lambda: [store.diagnose_clock(asked().ahead_s())])
     yield Check(bucket.PUBLIC, lambda: bucket.diagnose_public(asked()))
     yield Check(bucket.VERSIONS, lambda: bucket.diagnose_versions(asked()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from enum import Enum
 from itertools import islice
 from typing import Final
 
@@ -28,6 +29,24 @@ LATE: Final = Diagnosis(
     STORE, Grade.GRAVE, f"no answer within {BOUND_S:g} s", _NEEDED, "check the network, the endpoint and the disk"
 )
 _DELETES: Final = "whoever takes this machine over can delete every version"
+
+
+class Remedy(Enum):
+    """What a bucket has against deletions by credentials that may delete."""
+
+    NONE = ""
+    VERSIONS = "the bucket keeps what is deleted as a noncurrent version"
+    LOCK = "the bucket's lock keeps each object all the same"
+
+
+# What each of them means, and what could be better.
+_WEIGHED: Final = {
+    Remedy.VERSIONS: (
+        "whoever takes this machine over can hide versions, and delete them only with s3:DeleteObjectVersion",
+        "see that these credentials lack that right, or take s3:DeleteObject from them too",
+    ),
+    Remedy.LOCK: ("whoever takes this machine over can hide versions until somebody removes the delete markers", ""),
+}
 _NO_DELETE: Final = (
     "take s3:DeleteObject from these credentials: only mlsync prune needs it; or lock the bucket's objects (docs/s3.md)"
 )
@@ -47,11 +66,18 @@ def diagnose_store(opened: Callable[[], Store]) -> Iterator[Diagnosis]:
 
 
 def diagnose_rights(
-    store: Store, *, writes: bool, prunes: bool, is_bucket: bool, wall: Callable[[], float] = time.time
+    store: Store,
+    *,
+    writes: bool,
+    prunes: bool,
+    is_bucket: bool,
+    remedy: Callable[[], Remedy] = lambda: Remedy.NONE,
+    wall: Callable[[], float] = time.time,
 ) -> Iterator[Diagnosis]:
     """Yield what may be done in the store; with *writes* by an object of a random name, which is removed again.
 
-    *prunes* says that the agent here is to delete. In a directory the object's time also tells of its server's clock.
+    *prunes* says that the agent here is to delete, and *remedy* what the bucket has against deletions. In a directory
+    the object's time also tells of its server's clock.
     """
     listed = _tried("list", lambda: next(store.list(names.KEY_SLOTS), None), "s3:ListBucket")
     yield listed
@@ -69,7 +95,7 @@ def diagnose_rights(
         return
     if not is_bucket:
         yield diagnose_clock(store.stat(name).modified_s - wall())
-    yield _deletion(store, name, prunes=prunes, is_bucket=is_bucket)
+    yield _deletion(store, name, prunes=prunes, is_bucket=is_bucket, remedy=remedy)
 
 
 def _tried(verb: str, attempt: Callable[[], object], right: str) -> Diagnosis:
@@ -86,7 +112,7 @@ def _tried(verb: str, attempt: Callable[[], object], right: str) -> Diagnosis:
     return Diagnosis(RIGHTS, Grade.FINE, f"may {verb}")
 
 
-def _deletion(store: Store, name: str, *, prunes: bool, is_bucket: bool) -> Diagnosis:
+def _deletion(store: Store, name: str, *, prunes: bool, is_bucket: bool, remedy: Callable[[], Remedy]) -> Diagnosis:
     """Return whether the object *name* could be deleted, which is ours."""
     try:
         store.delete(name)
@@ -98,11 +124,13 @@ def _deletion(store: Store, name: str, *, prunes: bool, is_bucket: bool) -> Diag
         return Diagnosis(RIGHTS, Grade.FINE, what)
     except StoreError as error:
         return unknown(RIGHTS, f"whether these credentials may delete: {error}", f"remove {name} from the store")
-    if prunes:
-        return Diagnosis(RIGHTS, Grade.FINE, 'may delete, as prune = "daily" needs')
-    if not is_bucket:
-        return Diagnosis(RIGHTS, Grade.FINE, "may delete, as whoever writes to a directory may")
-    return Diagnosis(RIGHTS, Grade.WARNING, "may delete, which no backup needs", _DELETES, _NO_DELETE)
+    if prunes or not is_bucket:
+        why = 'prune = "daily" needs' if prunes else "whoever writes to a directory may"
+        return Diagnosis(RIGHTS, Grade.FINE, f"may delete, as {why}")
+    kept_by = remedy()
+    if kept_by is Remedy.NONE:
+        return Diagnosis(RIGHTS, Grade.WARNING, "may delete, which no backup needs", _DELETES, _NO_DELETE)
+    return Diagnosis(RIGHTS, Grade.FINE, f"may delete, which no backup needs; {kept_by.value}", *_WEIGHED[kept_by])
 
 
 def diagnose_clock(ahead_s: float) -> Diagnosis:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,9 @@ from mlsync.errors import ConfigInvalid, UnitChanged, UnitNotWritten
 
 NAME: Final = "mlsync-agent"
 _UNIT: Final = f"{NAME}.service"
-_DROP_INS: Final = f"{_UNIT}.d"
+_TEMPLATE: Final = "mlsync@"
+# What systemd takes as it is for the part behind the @.
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 #: What runs by the clock, each with a timer of its name.
 TIMED: Final = ("mlsync-check", "mlsync-prune")
 _GPU: Final = f"{NAME}-gpu.conf"
@@ -38,16 +40,50 @@ class Manager:
     systemctl: str
     wants: str
     is_machines: bool
+    name: str = NAME
+    #: What systemd gives the machine's unit as its state directory, whatever root's environment says.
+    state: Path = Path("/var/lib/mlsync")
 
     @property
     def unit(self) -> Path:
         """Where the unit is installed."""
-        return self.directory / _UNIT
+        return self.directory / f"{_TEMPLATE if self.is_template else self.name}.service"
+
+    @property
+    def is_template(self) -> bool:
+        """Whether the unit is that of all instances."""
+        return "@" in self.name
+
+    @property
+    def gpu_drop_in(self) -> Path:
+        """Where the drop-in for GPUs is installed."""
+        return self.directory / f"{self.unit.name}.d" / "gpu.conf"
+
+    @property
+    def enabled(self) -> list[Path]:
+        """The links that start the unit, or any instance of it, with the machine."""
+        found = [self.directory / self.wants / self.unit.name]
+        if self.is_template:
+            found = sorted((self.directory / self.wants).glob(f"{_TEMPLATE}*.service"))
+        return [link for link in found if os.path.lexists(link)]
 
 
-#: What systemd gives the machine's unit as its state directory, whatever root's environment says.
-MACHINE_STATE: Final = Path("/var/lib/mlsync")
 MACHINE: Final = Manager(Path("/etc/systemd/system"), _UNIT, "systemctl", "multi-user.target.wants", is_machines=True)
+
+
+def manager_of_instance(name: str) -> Manager:
+    """Return the machine's systemd for one instance of the template unit: *name* is that of its configuration too."""
+    if _INSTANCE.fullmatch(name) is None:
+        what = f"{name!r} cannot name an instance: letters, digits, '_', '.' and '-', and first a letter or digit"
+        raise ConfigInvalid(what)
+    state = Path(f"/var/lib/mlsync-{name}")
+    unit, own = f"{_TEMPLATE}.service", f"{_TEMPLATE}{name}"
+    return replace(MACHINE, source=unit, name=own, state=state)
+
+
+def configuration_of_instance(name: str) -> Path:
+    """Return the configuration that an instance has, whatever the command line says."""
+    return Path(f"/etc/mlsync/{name}.toml")
 
 
 def manager_of_user(environ: Mapping[str, str] = os.environ) -> Manager:
@@ -70,7 +106,7 @@ def install(
         refuse_untrusted(command[0], "a service's program")
     wanted = {manager.unit: unit_text(manager, command)}
     if gpu:
-        wanted[manager.directory / _DROP_INS / "gpu.conf"] = _shipped(_GPU)
+        wanted[manager.gpu_drop_in] = _shipped(_GPU)
     if timers:
         wanted |= _timed_units(manager, command)
     for file in wanted:
@@ -83,12 +119,12 @@ def install(
 
 def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
     """Remove what ``install`` wrote, and return it; raise ``UnitChanged`` as that does, and if the unit is enabled."""
-    link = manager.directory / manager.wants / _UNIT
-    if os.path.lexists(link):
-        advice = f"{manager.systemctl} disable --now {NAME}"
+    for link in manager.enabled:
+        advice = f"{manager.systemctl} disable --now {link.name.removesuffix('.service')}"
         raise ConfigInvalid("the service is enabled", where=str(link), advice=f"first: {advice}")
-    drop_in = manager.directory / _DROP_INS / "gpu.conf"
-    timed = [manager.directory / f"{name}.{kind}" for name in TIMED for kind in ("timer", "service")]
+    drop_in = manager.gpu_drop_in
+    kinds = () if manager.is_template else ("timer", "service")
+    timed = [manager.directory / f"{name}.{kind}" for name in TIMED for kind in kinds]
     for file in timed:
         if os.path.lexists(manager.directory / "timers.target.wants" / file.name):
             advice = f"first: {manager.systemctl} disable --now {file.name}"
@@ -112,7 +148,12 @@ def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
 
 def unit_text(manager: Manager, command: Sequence[str]) -> str:
     """Return the shipped unit with *command* as what it runs."""
-    return _running(_shipped(manager.source), command)
+    text = _running(_shipped(manager.source), command)
+    if not manager.is_template:
+        return text
+    # All instances have this one file, and each its own configuration.
+    place = str(configuration_of_instance(manager.name.partition("@")[2]))
+    return text.replace(f"--config {_quoted(place)}\n", f"--config {configuration_of_instance('%i')}\n", 1)
 
 
 def _timed_units(manager: Manager, command: Sequence[str]) -> dict[Path, str]:
@@ -146,7 +187,7 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     if not manager.is_machines:
         return found
     text = _shipped(manager.source)
-    writable = [MACHINE_STATE, *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
+    writable = [manager.state, *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
     needed = [config.state_directory]
     if config.repository_directory is not None:
         needed.append(config.repository_directory)
