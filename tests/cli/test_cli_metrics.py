@@ -102,6 +102,9 @@ def test_without_a_log_the_error_says_what_was_looked_for(machine):
     assert "looked for results.csv, metrics.csv" in done.err
     assert machine.run("metrics", "--log", "none").status == 112
     assert machine.good("metrics", "--log", "mine.csv", "--json").json()["rows"][0]["values"] == {"loss": 2.5}
+    (machine.training / "mine.data").write_text('{"step": 1, "loss": 3.5}\n')
+    machine.good("backup")
+    assert machine.good("metrics", "--log", "mine.data", "--json").json()["rows"][0]["values"] == {"loss": 3.5}
 
 
 def test_of_several_logs_one_is_chosen_and_the_others_are_named(machine):

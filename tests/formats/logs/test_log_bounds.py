@@ -219,3 +219,47 @@ def test_of_very_many_lines_the_last_are_read():
     log = read_table(b"epoch,a\n" + b"".join(b"%d,1\n" % epoch for epoch in range(LINES_MAX + 7)))
     assert (log.rows[0].epoch, len(log.rows)) == (7, LINES_MAX)
     assert log.notes == ("only the last 100,000 lines are read",)
+
+
+def tensor(body: bytes) -> bytes:
+    """An event with a tensor under the tag x."""
+    value = b"\x0a\x01x\x42" + bytes([len(body)]) + body
+    summary = b"\x0a" + bytes([len(value)]) + value
+    return record(b"\x10\x01\x2a" + bytes([len(summary)]) + summary)
+
+
+@pytest.mark.parametrize(
+    ("body", "number"),
+    [
+        (b"\x08\x01\x12\x00\x22\x04" + struct.pack("<f", 2.5), 2.5),  # TensorFlow: an empty shape, and content
+        (b"\x08\x01\x2a\x04" + struct.pack("<f", 2.5), 2.5),  # packed floats
+        (b"\x08\x01\x2d" + struct.pack("<f", 2.5), 2.5),  # one float
+        (b"\x08\x02\x31" + struct.pack("<d", 2.5), 2.5),  # one double
+        (b"\x08\x01\x12\x04\x12\x02\x08\x01\x22\x04" + struct.pack("<f", 2.5), None),  # a list of one
+        (b"\x08\x03\x22\x04" + struct.pack("<i", 2), None),  # integers
+        (b"\x08\x01\x28" + b"\xff" * 8 + b"\x7f", math.nan),  # a float that is written as an integer
+        (b"\x08\x01\x22\x03abc", None),
+        (b"\x08\x01", None),
+    ],
+)
+def test_a_tensor_of_one_number_is_a_scalar(body, number):
+    """Others are not, whatever they hold."""
+    log = read_events([BytesSource(tensor(body))])
+    found = None if log is None else log.rows[0].values["x"]
+    assert found == number or (math.isnan(found) and math.isnan(number))
+
+
+def test_long_records_are_passed_over():
+    """A picture of some MiB between scalars is not fetched."""
+
+    class Counted(BytesSource):
+        read_bytes = 0
+
+        def read_at(self, offset, length):
+            Counted.read_bytes += length
+            return super().read_at(offset, length)
+
+    data = scalar(b"a", 1.0, 1) + record(bytes(20 << 20)) + scalar(b"a", 2.0, 2)
+    log = read_events([Counted(data)], len(data))
+    assert [row.step for row in log.rows] == [1, 2]
+    assert Counted.read_bytes < 3 << 20

@@ -135,7 +135,10 @@ def test_lines_of_json_are_a_log(lines, rows):
 
 def test_mlflows_files_are_a_log():
     """Each file of a run's metrics has a time, a number and a step on a line; a torn last line does not count."""
-    files = [("loss", b"1700000000000 2.5 0\n1700000000001 1.5 1\n17"), ("val/acc", b"1700000000001 0.5 1\nx y z\n")]
+    files = [
+        ("loss", b"1700000000000 2.5 0\n1700000000001 1.5 1\n1700000000002 0.5 1"),
+        ("val/acc", b"1700000000001 0.5 1\nx y z\n"),
+    ]
     log = read_mlflow(files)
     assert log.rows == (LogRow(None, 0, {"loss": 2.5}), LogRow(None, 1, {"loss": 1.5, "val/acc": 0.5}))
     assert read_mlflow([("loss", b"no\n")]) is None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flow_parts import RUN, World
 from mlsync.repository import names
+from mlsync.versions.logs.content import Contents
 from mlsync.versions.logs.found import find_logs
 from mlsync.versions.logs.metrics import logged_metrics
 from safetensors_parts import saved
@@ -97,6 +99,26 @@ def test_a_damaged_log_says_nothing(world):
         world.store.replace(item.key, bytes(item.size_bytes))
     world.use(world.store)  # another process, which read nothing before
     assert metrics(world) == {}
+
+
+def test_of_the_states_of_checkpoints_the_newest_counts(world):
+    """Each has the history up to it; one without a history gives way to the one before."""
+    for step, history in ((1, [{"step": 1, "loss": 3}]), (2, [{"step": 2, "loss": 2}]), (3, [])):
+        world.write(f"out/checkpoint-{step}/model.safetensors", saved(step=step))
+        state = json.dumps({"global_step": step, "log_history": history}).encode()
+        put(world, f"out/checkpoint-{step}/trainer_state.json", state, minute=step)
+    world.backup()
+    assert metrics(world) == {"loss": 2}
+
+
+def test_a_file_with_holes_is_not_taken_for_another(world):
+    """Two files of the same chunks and length differ if one has holes, so that neither is kept for the other."""
+    entry = SimpleNamespace(chunks=(), size_bytes=3, holes=((0, 3),))
+    contents = Contents()
+    contents.keep(entry, bytes(3))
+    assert contents.find(SimpleNamespace(chunks=(), size_bytes=3, holes=())) is None
+    contents.keep(SimpleNamespace(chunks=(), size_bytes=3, holes=()), b"abc")
+    assert contents.find(entry) is None
 
 
 def test_mlflows_runs_are_found_by_their_meta(world):

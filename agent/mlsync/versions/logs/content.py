@@ -15,7 +15,7 @@ from mlsync.versions.stored_file import RestoredFile
 _KEPT_BYTES_MAX: Final = 16 << 20
 
 
-class _Contents:
+class Contents:
     """What was read last from a repository; a file is the same wherever its chunks are the same."""
 
     def __init__(self) -> None:
@@ -24,12 +24,16 @@ class _Contents:
         self._kept_bytes = 0
 
     def find(self, entry: Entry) -> bytes | None:
+        """Return a file's content if it is kept."""
         with self._lock:
             data = self._kept.get(entry.chunks)
+            if data is not None:
+                self._kept.move_to_end(entry.chunks)
             # A file with holes may have the chunks of another one
             return data if data is not None and len(data) == entry.size_bytes and not entry.holes else None
 
     def keep(self, entry: Entry, data: bytes) -> None:
+        """Keep a file's content, and let go of what was not asked for the longest."""
         if entry.holes or len(data) > _KEPT_BYTES_MAX:
             return
         with self._lock:
@@ -40,7 +44,7 @@ class _Contents:
                 self._kept_bytes -= len(oldest)
 
 
-_OF: Final[WeakKeyDictionary[Repository, _Contents]] = WeakKeyDictionary()
+_OF: Final[WeakKeyDictionary[Repository, Contents]] = WeakKeyDictionary()
 
 
 def content_of(repository: Repository, entry: Entry) -> bytes:
@@ -48,7 +52,7 @@ def content_of(repository: Repository, entry: Entry) -> bytes:
 
     This is for logs. What is proved or restored always comes from the store.
     """
-    contents = _OF.setdefault(repository, _Contents())
+    contents = _OF.setdefault(repository, Contents())
     data = contents.find(entry)
     if data is None:
         with repository.reader() as reader:

@@ -18,7 +18,15 @@ from mlsync.repository.manifest import Entry
 Form: TypeAlias = Literal["table", "state", "json-lines", "mlflow", "events"]
 #: What is looked for, as messages and the documentation say it.
 NAMES: Final[dict[Form, tuple[str, ...]]] = {
-    "table": (os.fsdecode(RESULTS_NAME), "metrics.csv", "progress.csv", "summary.csv", "history.csv", "log.csv"),
+    "table": (
+        os.fsdecode(RESULTS_NAME),
+        "metrics.csv",
+        "progress.csv",
+        "summary.csv",
+        "history.csv",
+        "log.csv",
+        "training.log",
+    ),
     "state": (os.fsdecode(STATE_NAME),),
     "json-lines": (
         "*metrics*.jsonl",

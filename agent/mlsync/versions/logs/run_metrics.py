@@ -59,8 +59,8 @@ def _at(path: bytes, logs: Iterable[FoundLog], entries: Iterable[Entry]) -> list
     if found:
         return found
     files = [entry for entry in entries if entry.path == path and entry.kind is EntryKind.FILE]
-    form: Form = "table" if path.endswith(b".csv") else "json-lines"
-    return [FoundLog(form, path, path.rpartition(b"/")[0], (entry,)) for entry in files]
+    forms: tuple[Form, ...] = ("table", "json-lines")
+    return [FoundLog(form, path, path.rpartition(b"/")[0], (entry,)) for entry in files for form in forms]
 
 
 def _marks(repository: Repository, stored: StoredVersion, log: FoundLog) -> list[VersionMark]:
@@ -81,7 +81,7 @@ def _missing(
     """Return what was looked for in vain, and what there is."""
     which = f"version {stored.root.number} of run {stored.root.run!r}"
     if wanted:
-        named = listed(log.shown for log in wanted)
+        named = listed(dict.fromkeys(log.shown for log in wanted))
         what = f"{which} has no numbers in {named}"
     elif path is not None:
         what = f"{which} has no file or log at {display(path)}"
