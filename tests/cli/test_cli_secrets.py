@@ -15,6 +15,7 @@ from machine import MLSYNC, PASSPHRASE, Machine, checkpoint, content, copy_of, w
 
 from mlsync.cli.main import cli
 from mlsync.service import status
+from mlsync.service.talk.place import AgentPlace
 
 COMMANDS = (["backup"], ["agent"], ["versions"], ["show"], ["restore", "--to", "out"], ["verify"], ["check"])
 
@@ -146,7 +147,10 @@ def test_the_agent_looks_before_it_asks(fresh, saved):
     here = {"host": os.uname().nodename, "started_s": time.time(), "pid": os.getpid()}
     one = status_file["runs"][0] | {"last_error": None, "troubles": []}
     (saved.state / "status.json").write_text(json.dumps(status_file | here | {"runs": [one]}))
+    place = AgentPlace(saved.state)
+    place.claim()
     code, seen = Terminal(saved, "agent", MLSYNC_PASSPHRASE="").end()
+    place.release()
     assert (code, f"already: process {os.getpid()}" in seen, "Passphrase" in seen) == (13, True, False)
     (saved.state / "status.json").write_text(json.dumps(status_file | here | {"runs": [one], "pid": 1 << 22}))
     saved.repository.rename(saved.base / "away")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from mlsync.errors import DirectoryNewer, FirstRestoreFailed
+from mlsync.errors import DirectoryNewer, FirstRestoreFailed, StateDamaged
 from mlsync.service.training.first_restore import Launch, await_first, restoring
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -112,7 +112,7 @@ def test_a_link_in_the_way_is_not_followed(launch, tmp_path):
     launch.file(tmp_path).parent.mkdir()
     (tmp_path / "other").write_text('"done"')
     launch.file(tmp_path).symlink_to(tmp_path / "other")
-    with pytest.raises(OSError, match="symbolic"), restoring(launch, tmp_path):
+    with pytest.raises(StateDamaged, match="symbolic"), restoring(launch, tmp_path):
         pass
     with pytest.raises(FirstRestoreFailed):
         waited(launch, tmp_path)

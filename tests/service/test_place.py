@@ -157,6 +157,17 @@ def test_a_place_is_lost_with_its_directory(agents, tmp_path):
     assert not one.place.is_lost
 
 
+def test_an_agent_lives_while_it_has_its_place(agents, tmp_path):
+    """What an agent left behind is no agent, whatever process has its number."""
+    assert not place.has_living_agent(tmp_path)
+    first, second = agents("a"), agents("b")
+    assert place.has_living_agent(tmp_path)
+    first.end()
+    assert place.has_living_agent(tmp_path)
+    second.end()
+    assert not place.has_living_agent(tmp_path)
+
+
 @pytest.mark.slow
 def test_two_real_agents_show_both(tmp_path):
     """Two processes in one state directory: each has its socket and status, and a third with the same runs gets 13."""

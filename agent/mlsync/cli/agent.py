@@ -36,6 +36,7 @@ from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier, is_service
 from mlsync.service.registrations import Registrations
+from mlsync.service.talk.place import has_living_agent
 
 _EXAMPLES = """\b
 Examples:
@@ -149,6 +150,9 @@ def _look(config: Config) -> None:
 def _refuse_second(config: Config) -> None:
     """Raise ``RunLocked`` if another agent keeps watch over all of the runs; one with other runs is no reason."""
     wanted = {one.run for one in config.watches}
+    if not has_living_agent(config.state_directory):
+        # Whatever has its number by now, and whatever the clock says, is no agent.
+        return
     for seen in status.read_agents(config.state_directory, config.repository):
         if seen.is_running() and seen.pid != os.getpid() and wanted <= {one.run for one in seen.runs}:
             advice = "mlsync status shows what it does; stop it before you start another one"

@@ -81,6 +81,8 @@ def _known(found: set[str], root: Path, environ: Mapping[str, str]) -> Iterator[
 def _slurm(root: Path, environ: Mapping[str, str]) -> Grace:
     file = Path(environ.get("SLURM_CONF") or root / _SLURM_CONF)
     try:
+        if not file.is_file():
+            raise FileNotFoundError(file)
         with file.open("rb") as stream:
             text = stream.read(_CONF_BYTES_MAX).decode("utf-8", "replace")
     except OSError:

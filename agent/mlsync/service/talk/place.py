@@ -125,6 +125,25 @@ class AgentPlace:
             return 0
 
 
+def has_living_agent(directory: Path) -> bool:
+    """Return whether an agent has a place in a state *directory* now; also if that cannot be found out."""
+    for number in range(PLACES):
+        try:
+            lock = os.open(_lock_file(directory, number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        try:
+            # Shared, so that two who look at the same time do not see each other.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
 def status_files(directory: Path) -> list[Path]:
     """Return the files in which the agents that have worked in a state *directory* say how their runs are."""
     return [_file(directory, STATUS_FILE, number) for number in _numbers(directory)]

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from mlsync.errors import FirstRestoreFailed
+from mlsync.errors import FirstRestoreFailed, StateDamaged
 
 #: The first process has so long to come: the machine may be busy with the start of all of them.
 PATIENCE_S: Final = 300.0
@@ -65,13 +65,8 @@ def restoring(launch: Launch | None, state_directory: Path) -> Iterator[Callable
     if launch is None:
         yield lambda: None
         return
-    file = launch.file(state_directory)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_old(file.parent)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _begun(launch.file(state_directory))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.ftruncate(descriptor, 0)
         ended: list[str] = []
 
         def end(how: str = _DONE) -> None:
@@ -88,6 +83,24 @@ def restoring(launch: Launch | None, state_directory: Path) -> Iterator[Callable
         end("it was stopped")
     finally:
         os.close(descriptor)
+
+
+def _begun(file: Path) -> int:
+    """Return the open file of a launch, locked and empty."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_old(file.parent)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        what = f"the other processes cannot be told of the restore: {error.strerror}"
+        raise StateDamaged(what, where=str(file), advice="see that state_directory can be written to") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise StateDamaged(f"the restore cannot be announced: {error.strerror}", where=str(file)) from error
+    return descriptor
 
 
 def await_first(
