@@ -10,7 +10,7 @@ from mlsync.app.pass_result import PassResult
 from mlsync.service import status
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
-from mlsync.service.run_record import RunRecord
+from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk
@@ -28,6 +28,7 @@ class Answering:
             VersionSeen(n, now_s, checkpoint_s=now_s - 7200 + 60 * n, is_hidden=n == 3) for n in range(1, 6)
         )
         record.passed(PassResult("yolo", None, None, (), "", versions), proved_s, 1.0)
+        record.evaluated(LastEvaluation(5, now_s, {"accuracy": 0.5}))
         for _ in range(2):
             record.failed(ValueError("the store was away"))
         heartbeat = Heartbeat(wall=lambda: now_s - 30)

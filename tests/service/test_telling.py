@@ -18,7 +18,7 @@ from mlsync.errors import ConfigInvalid, StoreUnavailable
 from mlsync.service.channels import letter_for
 from mlsync.service.conditions import Conditions, full_disks, knows_of
 from mlsync.service.news import News
-from mlsync.service.run_record import RunRecord
+from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.place import AgentPlace
@@ -196,11 +196,13 @@ class Told:
 
     def __init__(self):
         self.events = []
+        self.facts = []
         self.keys = set()
 
     def event(self, event):
         """Note it."""
         self.events.append((event.kind, event.version, event.is_over))
+        self.facts.append((event.kind, event.facts))
 
     def once(self, key, event):
         """Note it once."""
@@ -224,6 +226,28 @@ def test_the_first_proved_version_and_each_better_one_are_told():
     told, record = Told(), RunRecord(wall=lambda: 0.0)
     passed(record, News(told, {"yolo": record}, {}), seen(56), seen(57), version=57, proved=57)
     assert told.events == [("version", 57, False)]
+
+
+def test_the_best_version_is_told_with_what_was_measured():
+    """Where versions are evaluated the event waits for that, goes by the compared number, and has the numbers."""
+    told, record = Told(), RunRecord(wall=lambda: 0.0)
+    news = News(told, {"yolo": record}, {})
+    news.evaluates = lambda _run: True
+
+    def ends(version, fitness, numbers, error="", **more):
+        passed(record, news, seen(version, fitness=fitness), version=version, proved=version)
+        measured = LastEvaluation(version, 0.0, numbers, error, **more)
+        record.evaluated(measured)
+        news.evaluated("yolo", measured)
+        return [number for kind, number, _ in told.events if kind == "best"]
+
+    assert ends(1, 0.5, {"loss": 2.0}) == []
+    assert ends(2, 0.6, {}, "no", is_final=False) == []
+    assert ends(3, 0.7, {}, "no") == [3]
+    news.best_by = lambda _run: "loss min"
+    assert ends(4, 0.1, {"loss": 1.0, "accuracy": 0.5}) == [3, 4]
+    assert ends(5, 0.9, {"loss": 1.5}) == [3, 4]
+    assert [facts.get("numbers") for kind, facts in told.facts if kind == "best"] == [None, "loss 1, accuracy 0.5"]
 
 
 def test_damage_and_the_end_of_the_machine_are_told():

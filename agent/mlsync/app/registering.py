@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlsync.app.evaluating import evaluate_registered
 from mlsync.app.models import model_of, registry_of
 from mlsync.app.session import Session
 from mlsync.errors import (
@@ -110,4 +111,5 @@ def _register(
         model, session.config.repository, settings.alias, as_path(settings.path), stop=refuse_stopped
     )
     stored = repository.stored(run, number)
+    evaluate_registered(session, stored, monitor, refuse_stopped)
     found.done.append(register(repository, registry, stored, options, monitor))

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -33,6 +34,7 @@ from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.daily_prune import DailyPrune
+from mlsync.service.evaluations import AgentEvaluations
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier, is_service
 from mlsync.service.registrations import Registrations
@@ -100,7 +102,16 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
         prune, models = DailyPrune(config, monitor), Registrations(config, monitor)
         jobs = [BackupJob(opener, watch, gently=gently, prune=prune, registrations=models) for watch in config.watches]
         options = AgentOptions.of(config)
-        agent = Agent(jobs, options, monitor, notifier=notifier, read_again=read_again, registrations=models)
+        evaluations = AgentEvaluations(config, partial(opener.opened, threading.Event()), monitor)
+        agent = Agent(
+            jobs,
+            options,
+            monitor,
+            notifier=notifier,
+            read_again=read_again,
+            registrations=models,
+            evaluations=evaluations,
+        )
         prune.told = agent.news.pruned
         for one in at_start(config):
             if one.grade in (Grade.GRAVE, Grade.WARNING):
@@ -109,6 +120,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
         try:
             agent.run()
         finally:
+            evaluations.close()
             prune.close()
             models.close()
             for job in jobs:

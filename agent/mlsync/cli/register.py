@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mlsync.app.evaluating import evaluate_registered
 from mlsync.app.models import model_of, registry_of
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.options import VERSION_WORDS, Common, checked_version, common_options, run_option
@@ -84,6 +85,8 @@ def register_command(
             stop=refuse_stopped,
         )
         repository.doubts.pop(stored.key, None)  # a forgotten version comes back
+        # Before, so that the numbers are among its tags.
+        evaluate_registered(session, stored, monitor, refuse_stopped)
         done = register(repository, registry, stored, options, monitor)
     if common.as_json:
         common.emit(register_json(done))

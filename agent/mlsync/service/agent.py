@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
+from mlsync.app.pass_result import PassResult
 from mlsync.config.every import HOURLY, Every
 from mlsync.config.model import Config
 from mlsync.config.places import runtime_directory
@@ -24,6 +25,7 @@ from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
+from mlsync.service.evaluations import AgentEvaluations
 from mlsync.service.grace import stop_within_s
 from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import RunJob, hung_after_s
@@ -31,7 +33,7 @@ from mlsync.service.news import News
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
 from mlsync.service.registrations import Registrations
-from mlsync.service.run_record import RecordedJob, RunRecord
+from mlsync.service.run_record import LastEvaluation, RecordedJob, RunRecord
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
 from mlsync.service.talk.place import STATUS_FILE, AgentPlace
@@ -111,6 +113,7 @@ class Agent:
         request_save: Callable[[float], object] = lambda _: None,
         read_again: Callable[[], bool] = lambda: False,
         registrations: Registrations | None = None,
+        evaluations: AgentEvaluations | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -150,9 +153,14 @@ class Agent:
         if registrations is not None:
             registrations.told = self.news.registered
         recorded = [
-            RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self.news.passed, job.name), wall=wall)
+            RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self._passed, job.name), wall=wall)
             for job in jobs
         ]
+        self._evaluations = evaluations
+        if evaluations is not None:
+            evaluations.versions = lambda run: self._records[run].versions
+            evaluations.measured = self._measured
+            self.news.evaluates, self.news.best_by = evaluations.evaluates, evaluations.best_by
         self._workers = [
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
             for job in recorded
@@ -217,6 +225,18 @@ class Agent:
                     self._end()
         if self.is_superseded:
             self.unheard += self._wait(0.0)
+
+    def _passed(self, run: str, outcome: PassResult) -> None:
+        """Tell what a pass came to, and have evaluated what is due by now; a worker's thread calls this."""
+        self.news.passed(run, outcome)
+        if self._evaluations is not None:
+            self._evaluations.passed(run)
+
+    def _measured(self, run: str, measured: LastEvaluation) -> None:
+        """Note and tell what became of an evaluation; its thread calls this."""
+        self._records[run].evaluated(measured)
+        self.news.evaluated(run, measured)
+        self._wake(_STATE_CHANGED)
 
     def heed(self, events: bytes) -> None:
         """Take over what another agent has not heeded."""

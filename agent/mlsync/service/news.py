@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlsync.app.pass_result import PassResult
+from mlsync.retention.direction import named_number
 from mlsync.service.conditions import BEHIND_S, Conditions, full_disks, knows_of
-from mlsync.service.run_record import RunRecord
+from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.telling import Telling
 from mlsync.tell.event import NoticeEvent
@@ -20,6 +21,7 @@ from mlsync.tell.onsets import Condition
 from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
+_NUMBERS_MAX: Final = 5
 _DAY_S: Final = 24 * 3600.0
 _DISKS_EVERY_S: Final = 60.0
 
@@ -49,6 +51,9 @@ class News:
         self._conditions = Conditions(self._host, behind_s=behind_s, proves=proves)
         self._disks: threading.Thread | None = None
         self._disks_at_s = clock()
+        #: Whether the best version of a run is told once it was evaluated, and not before.
+        self.best_by: Callable[[str], str | None] = lambda _run: None
+        self.evaluates: Callable[[str], bool] = lambda _run: False
         # How many passes each run had when the end was announced, and who announced it.
         self._announced: tuple[dict[str, int], str] | None = None
 
@@ -115,9 +120,32 @@ class News:
         before = [one for one in known if one.version < proved.version]
         if not any(one.checkpoint_count and not one.is_pending for one in before):
             self._telling.once(f"first_proved\0{run}\0", self._event("first_proved", run, proved.version, facts))
-        fitness = [one.fitness for one in before if one.fitness is not None]
-        if proved.fitness is not None and fitness and proved.fitness > max(fitness):
+        if not self.evaluates(run) and self._is_best(proved, before):
             self._telling.event(self._event("best", run, proved.version, facts))
+
+    def evaluated(self, run: str, measured: LastEvaluation) -> None:
+        """Tell of a new best version once its evaluation has ended; by the number that is compared, if one is."""
+        if not self._telling.is_on or not (measured.numbers or measured.is_final):
+            return
+        try:
+            known = self._records[run].versions
+            one = next((one for one in known if one.version == measured.version), None)
+            before = [other for other in known if other.version < measured.version]
+            if one is not None and self._is_best(one, before, self.best_by(run)):
+                self._telling.event(self._event("best", run, one.version, _facts_of(one)))
+        except Exception:  # noqa: BLE001 - as above
+            _LOG.exception("%s: what was measured could not be told", run)
+
+    @staticmethod
+    def _is_best(one: VersionSeen, before: Sequence[VersionSeen], by: str | None = None) -> bool:
+        """Return whether a version is better than all before it that are known."""
+        name, is_max = ("", True) if by is None else named_number(by)
+
+        def value(seen: VersionSeen) -> float | None:
+            return seen.fitness if by is None else seen.numbers.get(name)
+
+        own, known = value(one), [found for other in before if (found := value(other)) is not None]
+        return own is not None and bool(known) and (own > max(known) if is_max else own < min(known))
 
     def _tell_stored(self) -> None:
         """Tell once that every run had a pass after the end was announced."""
@@ -158,4 +186,7 @@ class News:
 def _facts_of(one: VersionSeen) -> dict[str, float | str]:
     numbers = {"epoch": one.epoch, "step": one.step, "fitness": one.fitness, "new_bytes": one.new_bytes}
     facts: dict[str, float | str] = {name: value for name, value in numbers.items() if value is not None}
+    if one.numbers:
+        some = [f"{name} {value:.6g}" for name, value in list(one.numbers.items())[:_NUMBERS_MAX]]
+        facts["numbers"] = ", ".join(some)
     return ({} if one.level is None else {"level": f"L{one.level}"}) | facts

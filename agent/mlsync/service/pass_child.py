@@ -42,6 +42,7 @@ from mlsync.service.pass_process import (
     HANDOVER,
     HURRY,
     STOP,
+    EvaluateRequest,
     LookRequest,
     Opened,
     OpenRequest,
@@ -129,20 +130,24 @@ class PassChild(LogMonitor):
         return {"done": done}
 
     def _done(self, request: Request) -> dict[str, Any]:
+        done: dict[str, Any]
         match request:
             case LookRequest():
                 repository_id_of(request.config, self)
-                return {}
+                done = {}
             case OpenRequest():
-                return self._open(request)
+                done = self._open(request)
             case PassRequest():
-                return self._pass(request)
+                done = self._pass(request)
+            case EvaluateRequest():
+                done = self._evaluate(request)
             case PruneRequest():
-                return self._prune(request)
+                done = self._prune(request)
             case RegisterRequest():
-                return self._register(request)
+                done = self._register(request)
             case RestoreRequest():
-                return self._bring_back(request)
+                done = self._bring_back(request)
+        return done
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
@@ -292,6 +297,23 @@ class PassChild(LogMonitor):
         stand_back()
         session = self._confirmed(request.config, request.opened)
         return register_wanted(session, request.wanted, self, self._stop).as_json()
+
+    def _evaluate(self, request: EvaluateRequest) -> dict[str, Any]:
+        from mlsync.app.evaluating import evaluate_chosen  # late: it loads all that reads checkpoints
+
+        stand_back()
+        session, run = self._confirmed(request.config, request.opened), request.watch.run
+        with working_on(run, request.number):
+            done = evaluate_chosen(
+                session,
+                run,
+                request.number,
+                self,
+                self._stop,
+                previous=request.previous,
+                fitness_before=request.fitness_before,
+            )
+        return dataclasses.asdict(done)
 
     def _close_session(self) -> None:
         if self._session is not None:

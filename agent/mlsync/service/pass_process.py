@@ -118,6 +118,21 @@ class RegisterRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """Evaluate a version at the lowest priority, if it is chosen; ``done`` is what ``AgentEvaluations`` looks at.
+
+    *previous* is the last version with a checkpoint before it, and *fitness_before* the highest fitness before it.
+    """
+
+    config: Config
+    opened: Opened
+    watch: WatchSettings
+    number: int
+    previous: int | None = None
+    fitness_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreRequest:
     """Bring the directory back to the version *wanted* if it lacks it; ``done`` says what was found and done."""
 
@@ -127,7 +142,7 @@ class RestoreRequest:
     wanted: str
 
 
-Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RegisterRequest | RestoreRequest
+Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RegisterRequest | EvaluateRequest | RestoreRequest
 
 
 @dataclass(frozen=True, slots=True)

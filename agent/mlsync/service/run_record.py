@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +44,17 @@ class Failing:
     status: int
 
 
+@dataclass(frozen=True, slots=True)
+class LastEvaluation:
+    """What became of the evaluation of a version: its numbers, or why there are none, and whether that *is final*."""
+
+    version: int
+    at_s: float
+    numbers: Mapping[str, float]
+    error: str = ""
+    is_final: bool = True
+
+
 @dataclass(slots=True)
 class PassCounts:
     """What passes came to since the agent started."""
@@ -71,6 +82,8 @@ class RunRecord:
         self.pending_since_s: float | None = None
         self.failing: Failing | None = None
         self.counts = PassCounts()
+        #: The last evaluation that ended, well or not.
+        self.measured: LastEvaluation | None = None
 
     @property
     def versions(self) -> tuple[VersionSeen, ...]:
@@ -92,7 +105,7 @@ class RunRecord:
         counts.last_seconds = seconds
         if outcome.versions:
             # A new mapping, since others may be reading the old one.
-            known = self._versions | {one.version: one for one in outcome.versions}
+            known = self._versions | {one.version: self._with_numbers(one) for one in outcome.versions}
             self._versions = {number: known[number] for number in sorted(known)[-VERSIONS_MAX:]}
         made = next((one for one in outcome.versions if one.version == outcome.version), None)
         if outcome.version is not None:
@@ -122,6 +135,19 @@ class RunRecord:
             self.proved_until_s = min(self.proved_until_s, now_s)
         if self.pending_since_s is not None:
             self.pending_since_s = min(self.pending_since_s, now_s)
+
+    def evaluated(self, measured: LastEvaluation) -> None:
+        """Note what became of an evaluation; its thread calls this."""
+        self.measured = measured
+        seen = self._versions.get(measured.version)
+        if seen is not None and measured.numbers:
+            numbers = {**seen.numbers, **measured.numbers}
+            self._versions = self._versions | {measured.version: replace(seen, numbers=numbers)}
+
+    def _with_numbers(self, seen: VersionSeen) -> VersionSeen:
+        """Return a version with what was measured of it before: a pass does not read that."""
+        before = self._versions.get(seen.version)
+        return seen if before is None or seen.numbers else replace(seen, numbers=before.numbers)
 
     def failed(self, error: Exception) -> None:
         """Note an error, together with the one before it if that says the same."""

@@ -16,7 +16,7 @@ from mlsync.app.forecast import duration
 from mlsync.config.units import format_age
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
-from mlsync.service.run_record import PastError, RunRecord
+from mlsync.service.run_record import LastEvaluation, PastError, RunRecord
 from mlsync.service.talk.place import status_files
 from mlsync.service.worker import RunState
 
@@ -375,7 +375,15 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "no_checkpoint_s": _rounded(run.no_checkpoint_s),
         "hidden": list(run.hidden),
         "errors": [_error_as_json(error) for error in run.record.errors],
+        "evaluation": _measured_as_json(run.record.measured),
     }
+
+
+def _measured_as_json(one: LastEvaluation | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    when_s = round(one.at_s)
+    return {"version": one.version, "when_s": when_s, "numbers": dict(one.numbers), "error": one.error or None}
 
 
 def _doing_as_json(doing: Doing | None) -> dict[str, Any] | None:

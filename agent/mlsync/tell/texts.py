@@ -47,6 +47,7 @@ _LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "what": ("what", "内容"),
     "level": ("proved to", "验证级别"),
     "fitness": ("fitness", "指标"),
+    "numbers": ("measured", "评测结果"),
     "epoch": ("epoch", "轮次"),
     "step": ("step", "步数"),
     "model": ("model", "模型"),

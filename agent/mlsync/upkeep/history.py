@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from mlsync.errors import Damage
+from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.version_seen import VersionSeen
+from mlsync.versions.evaluated import RunEvaluations
 from mlsync.versions.measured import FITNESS, Measured, measured
 from mlsync.versions.proof_status import ProofStatus, proof_status_of, with_proofs
 from mlsync.versions.run_proofs import RunProofs
@@ -26,7 +29,18 @@ _FITNESS: Final = (FITNESS, "best_fitness", "best_metric")
 def newest_versions(repository: Repository, run: str, count: int) -> list[VersionSeen]:
     """Return the newest *count* versions of a run that are not forgotten, oldest first."""
     proofs = RunProofs(repository, run)
-    return _seen(proofs, proofs.numbers[-count:])
+    found = _seen(proofs, proofs.numbers[-count:])
+    measured_of = _measured(repository, run, found)
+    return [replace(one, numbers=measured_of.get(one.version, {})) for one in found]
+
+
+def _measured(repository: Repository, run: str, found: Sequence[VersionSeen]) -> dict[int, dict[str, float]]:
+    """Return what was measured of these versions, by number."""
+    evaluations = RunEvaluations(repository, run)
+    numbers = [one.version for one in found if one.version in evaluations.keys]
+    stored = (stored_or_none(repository, run, number) for number in numbers)
+    of_all = evaluations.of_all(one for one in stored if one is not None)
+    return {number: newest_numbers(some) for number, some in of_all.items()}
 
 
 def seen_versions(repository: Repository, run: str, numbers: Iterable[int]) -> list[VersionSeen]:

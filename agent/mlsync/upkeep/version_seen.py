@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,7 @@ class VersionSeen:
 
     *level* is what every checkpoint reached that is not broken; ``None`` without a checkpoint. *checkpoint_s* is when
     the newest checkpoint was written, and *made_s* when the version was made, in seconds since 1970. *is_hidden*: later
-    proofs of it are missing.
+    proofs of it are missing. *numbers* were measured of it.
     """
 
     version: int
@@ -31,3 +32,4 @@ class VersionSeen:
     step: float | None = None
     fitness: float | None = None
     checkpoint_s: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)

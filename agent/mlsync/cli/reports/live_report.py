@@ -12,6 +12,7 @@ from mlsync.service.status import SILENT_S
 
 # Of so few seconds of training nobody wants to read.
 _AT_RISK_S: Final = 60.0
+_NUMBERS_SHOWN: Final = 3
 # Of what ends so soon each second counts.
 _SECONDS_S: Final = 300.0
 
@@ -20,6 +21,8 @@ def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
     """Yield a line for each thing that is worth one, and at last when the run is looked at again."""
     yield from _work_lines(run, now_s)
     yield from _risk_lines(run)
+    if (evaluation := run.get("evaluation")) is not None:
+        yield _evaluation_line(evaluation, now_s)
     for error in run.get("errors", ())[-1:]:
         times = f", {error['count']} times" if error["count"] > 1 else ""
         yield f"last error {_ago(error['last_s'], now_s)}{times}: {error['text']}"
@@ -86,6 +89,16 @@ def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:
     if run.get("hidden"):
         numbers = ", ".join(map(str, run["hidden"][:5]))
         yield f"later proofs are missing of version {numbers}; mlsync check names them"
+
+
+def _evaluation_line(evaluation: Mapping[str, Any], now_s: float) -> str:
+    """Return what the last evaluation came to."""
+    when = _ago(evaluation["when_s"], now_s)
+    if evaluation["error"]:
+        return f"version {evaluation['version']} is not evaluated, {when}: {evaluation['error']}"
+    numbers = [f"{name} {value:.6g}" for name, value in evaluation["numbers"].items()]
+    more = f" and {len(numbers) - _NUMBERS_SHOWN} more" if len(numbers) > _NUMBERS_SHOWN else ""
+    return f"version {evaluation['version']} evaluated {when}: {', '.join(numbers[:_NUMBERS_SHOWN])}{more}"
 
 
 def _span(seconds: float) -> str:

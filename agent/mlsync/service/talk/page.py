@@ -7,6 +7,7 @@ scripts and everything from outside.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
@@ -21,6 +22,7 @@ HEADERS: Final = (
     "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
 )
 CONTENT_TYPE: Final = "text/html; charset=utf-8"
+_MEASURED_MAX: Final = 4
 _ROWS_MAX: Final = 25
 _WIDTH, _HEIGHT, _EDGE = 640, 90, 6
 _STYLE: Final = """
@@ -70,10 +72,18 @@ def _run(run: RunStatus) -> str:
             f"<dl>{_figures(run, versions)}</dl>",
             _drawing("bytes that a whole copy takes, and bytes stored (filled)", _sizes(versions)),
             _drawing("fitness", _line([one.fitness for one in versions])),
+            *_measured(versions),
             _table(versions, run.now_s) if versions else "",
             "</section>",
         ]
     )
+
+
+def _measured(versions: Sequence[VersionSeen]) -> Iterable[str]:
+    """Yield a drawing of each number that was measured of most versions."""
+    counts = Counter(name for one in versions for name in one.numbers)
+    for name, _ in sorted(counts.most_common(_MEASURED_MAX)):
+        yield _drawing(f"measured: {name}", _line([one.numbers.get(name) for one in versions]))
 
 
 def _news(run: RunStatus) -> Iterable[tuple[str, str]]:
@@ -86,6 +96,9 @@ def _news(run: RunStatus) -> Iterable[tuple[str, str]]:
         yield "warn", f"waits for the {run.waits}"
     if run.no_checkpoint_s is not None:
         yield "warn", f"no new checkpoint for {duration(run.no_checkpoint_s)}"
+    if run.record.measured is not None and run.record.measured.error:
+        measured = run.record.measured
+        yield "warn", f"version {measured.version} is not evaluated: {measured.error}"
     if run.hidden:
         yield "bad", f"later proofs are missing of version {', '.join(map(str, run.hidden))}"
     for trouble in run.state.troubles[:5]:

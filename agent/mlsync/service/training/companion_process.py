@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from mlsync import errors
@@ -32,6 +33,7 @@ from mlsync.monitor import Monitor
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.daily_prune import DailyPrune
+from mlsync.service.evaluations import AgentEvaluations
 from mlsync.service.grace import stop_within_s
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
@@ -71,6 +73,7 @@ class CompanionProcess:
         self._opener = RepositoryOpener(start.config, start.unlock)
         self._prune = DailyPrune(start.config, monitor)
         self._models = Registrations(start.config, monitor)
+        self._evaluations = AgentEvaluations(start.config, partial(self._opener.opened, threading.Event()), monitor)
         self._jobs = [
             BackupJob(
                 self._opener,
@@ -140,6 +143,7 @@ class CompanionProcess:
             # Nobody goes on with it where a container ends with its training.
             self._models.finish(_REGISTER_S)
         self.tell(ended=_ended(agent.last_passes()))
+        self._evaluations.close()
         self._prune.close()
         self._models.close()
         for job in self._jobs:
@@ -155,6 +159,7 @@ class CompanionProcess:
                 notifier=Notifier(None),
                 request_save=self._request_save,
                 registrations=self._models,
+                evaluations=self._evaluations,
             )
             if self._end is not None:
                 self._agent.end(self._end.deadline_s)
