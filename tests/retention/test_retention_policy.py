@@ -37,11 +37,12 @@ def test_rules_add_up():
     [
         ({"is_best": True}, "best"),
         ({"is_pinned": True}, "pinned"),
+        ({"is_registered": True}, "registered"),
         ({"is_resumable": True}, "newest resumable"),
     ],
 )
 def test_no_policy_removes_these(more, reason):
-    """The best, pinned ones and the newest resumable one stay under any policy."""
+    """The best, pinned and registered ones and the newest resumable one stay under any policy."""
     versions = [dataclasses.replace(one, **more) if one.number == 3 else one for one in TEN]
     assert reasons(applied(["last 1"], versions))[3] == (reason,)
 

@@ -21,7 +21,8 @@ from urllib.parse import urlencode, urlsplit
 from mlsync.errors import ConfigInvalid, RegistryAway, RegistryDenied, RegistryError, RegistryRefused
 from mlsync.registry.address import Tracking
 
-TIMEOUT_S: Final = 15.0
+# A server on a busy machine takes seconds for a password alone.
+TIMEOUT_S: Final = 30.0
 # A list of model versions with all their tags.
 _BODY_BYTES_MAX: Final = 16 << 20
 _PIECE_BYTES: Final = 64 << 10
