@@ -128,7 +128,7 @@ def test_credentials_are_sent_and_never_said(mlflow, credentials):
     with pytest.raises(RegistryDenied, match="there are no credentials"):
         registry(mlflow.url).make_model("yolo")
     mlflow.may_write = False
-    with pytest.raises(RegistryDenied, match="denies it"):
+    with pytest.raises(RegistryDenied, match="does not allow it to this"):
         registry(mlflow.url, **credentials).make_model("yolo2")
 
 

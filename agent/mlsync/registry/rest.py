@@ -159,8 +159,9 @@ def _credentials(address: Tracking) -> dict[str, str]:
 def _denied(status: int, address: Tracking) -> str:
     if not address.has_credentials:
         return f"MLflow wants to know who asks (status {status}), and there are no credentials"
-    kind = "the user and password" if address.user else "the token"
-    return f"MLflow does not accept {kind}" if status == 401 else f"MLflow denies it to {kind} that it has"  # noqa: PLR2004
+    if status == 401:  # noqa: PLR2004 - of HTTP: who asks is not known
+        return f"MLflow does not accept {'the user and password' if address.user else 'the token'}"
+    return f"MLflow knows who asks, and does not allow it to {'this user' if address.user else 'this token'}"
 
 
 def _said(said: object) -> tuple[str, str]:
