@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlsync.app.pass_result import PassResult
+from mlsync.app.wording import count
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
 from mlsync.errors import Error
@@ -130,14 +131,20 @@ class Registrations:
             }
 
     def finish(self, within_s: float) -> None:
-        """Wait until nothing waits any more, or the registry fails, and so long at most."""
+        """Wait until nothing waits any more, or the registry fails, and so long at most; say what is left."""
         until_s = self._clock() + within_s
         with self._changed:
-            while any(one.waiting for one in self._runs.values()) and not self.failures:
+            while any(one.waiting for one in self._runs.values()) and not self.failures and self._thread is not None:
                 left_s = until_s - self._clock()
-                if left_s <= 0 or self._thread is None:
-                    return
+                if left_s <= 0:
+                    break
                 self._changed.wait(min(left_s, 0.5))
+            left = sum(len(one.waiting) for one in self._runs.values())
+        if left:
+            text = (
+                f"not registered in MLflow before the end: {count(left, 'version')}; by mlsync register, or by the next"
+            )
+            self._monitor.notice("warning", f"{text} agent with this state directory")
 
     def close(self) -> None:
         """End what is under way, as a crash would: the next agent goes on with it."""

@@ -47,7 +47,7 @@ from mlsync.source.paths import display
 _LOG: Final = logging.getLogger(__name__)
 _AGAIN_S: Final = 5.0
 # For what the last pass leaves to be registered, if the machine stays.
-_REGISTER_S: Final = 30.0
+_REGISTER_S: Final = 60.0
 # What a platform may send to each process it sees.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
