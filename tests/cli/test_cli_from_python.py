@@ -91,6 +91,8 @@ def test_a_passphrase_is_in_no_list_of_processes(fresh, key, monkeypatch):
     assert env is None
     assert PASSPHRASE not in str(words)
     assert PASSPHRASE not in repr(CommandAccess(passphrase=PASSPHRASE))
+    with pytest.raises(errors.ConfigInvalid, match="more than 4096 bytes"):
+        mlsync.versions(repository=url, passphrase="x" * 5000)
     with pytest.raises(errors.WrongPassphrase):
         mlsync.versions(repository=url, passphrase="another one")
 

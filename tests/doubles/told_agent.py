@@ -82,6 +82,11 @@ class ToldAgent:
             waiting.wait(0.01)
         raise AssertionError("no first pass")
 
+    @property
+    def told_count(self):
+        """How often it was told of a save."""
+        return self._agent._asked._last
+
     def __exit__(self, *_):
         for job in self._jobs:
             job.may_end.set()

@@ -17,6 +17,7 @@ import pytest
 import mlsync
 from doubles.told_agent import ToldAgent, ToldJob
 from mlsync import errors
+from mlsync.config.places import runtime_directory
 from mlsync.python import now as module
 from mlsync.python.values import ToldSave
 
@@ -132,8 +133,14 @@ def test_a_save_that_was_kept_out_is_told(agent, job):
     path = save(job)
     with pytest.raises(errors.CheckpointBroken, match=r"last\.pt: broken: 0 bytes"):
         mlsync.now(path, wait=True, required=True)
+    # A proof that is still to come does not bring the file back.
+    job.is_pending = True
+    began_s = time.monotonic()
+    with pytest.raises(errors.CheckpointBroken):
+        mlsync.now(save(job, content="2"), level=5, wait=60, required=True)
+    assert time.monotonic() - began_s < 30
     job.troubles = job.troubles[:1]
-    assert mlsync.now(save(job, content="2"), wait=True)
+    assert mlsync.now(save(job, content="3"), wait=True)
 
 
 def test_an_error_of_the_pass_is_the_callers(agent, job):
@@ -158,7 +165,7 @@ def test_a_save_that_goes_on_is_told_of_at_its_end(agent, job):
         assert mlsync.now(path, after=future).skipped
     assert mlsync.now(path, after=type("Response", (), {"upload_completion": both})).skipped
     failed.set_exception(OSError("no space"))
-    assert job.passes == 1
+    assert agent.told_count == 0
     done.set_result(None)
     wait_until(lambda: job.passes == 2)
     both.set_result(None)
@@ -292,6 +299,27 @@ def test_a_configuration_names_the_state_directory(job, tmp_path, monkeypatch):
             mlsync.now(save(job), required=True)
 
 
+def test_an_agent_that_is_found_in_two_ways_is_told_once(agent, job, state, monkeypatch):
+    """Two names for one state directory are one agent."""
+    monkeypatch.setenv("MLSYNC_STATE_DIRECTORY", f"{state}/../state")
+    assert len(mlsync.now(save(job)).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("/run/mlsync", "/run/mlsync"),
+        ("/run/mlsync-yolo:/run/x", "/run/mlsync-yolo"),
+        ("/run/trainer", None),
+        ("", None),
+    ],
+)
+def test_a_service_of_ours_alone_has_a_socket_in_its_runtime_directory(given, found):
+    """``mlsync run`` within another service leaves that one's directory alone."""
+    directory = runtime_directory({"RUNTIME_DIRECTORY": given})
+    assert (None if directory is None else str(directory)) == found
+
+
 # ---------------------------------------------------------------- what it costs
 
 
@@ -306,6 +334,10 @@ def loaded(program):
 def test_an_import_loads_nothing():
     """``import mlsync`` brings one module, its own."""
     assert loaded("import mlsync") - loaded("pass") == {"mlsync"}
+    assert "mlsync.errors" in loaded("import mlsync; mlsync.errors.AgentAway")
+    assert "now" in dir(mlsync)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mlsync.nothing
 
 
 def test_telling_needs_the_standard_library_alone():
