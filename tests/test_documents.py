@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import tomllib
@@ -37,6 +38,12 @@ def test_ci_runs_the_readmes_test_command():
 def test_pages_for_the_first_day_are_short(page, most):
     """A newcomer reads README.md and the page of a framework to the end: each has at most so many words."""
     assert len((ROOT / page).read_text().split()) <= most
+
+
+def test_the_picture_of_the_line_is_as_its_script_draws_it():
+    """docs/write_line.py was run after it was changed."""
+    drawn = runpy.run_path(str(ROOT / "docs" / "write_line.py"))["picture"]()
+    assert (ROOT / "docs" / "pictures" / "line.svg").read_text() == drawn
 
 
 def test_shell_blocks_of_documents_are_what_mlsync_takes():
