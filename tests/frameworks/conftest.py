@@ -19,6 +19,9 @@ from watched import Watched, without_mlsync
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
+ROOT = HERE.parents[1]
+# The server that the answers of tests/registry were recorded from, with all that it needs.
+MLFLOW = "mlflow==3.17.2"
 # Of the pictures.
 SIDE = 64
 _UNREACHABLE = re.compile("NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|ReadTimeoutError")
@@ -73,6 +76,26 @@ def frameworks_python(installed) -> tuple[str, dict[str, str]]:
     """A Python with transformers and Lightning and without mlsync, and its environment: it fetches nothing."""
     python, environment = without_mlsync(installed)
     return python, environment | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def mlflow_python(request) -> Path:
+    """The Python of a virtual environment with MLflow and this mlsync, made once; MLSYNC_TEST_MLFLOW may name one."""
+    if not os.environ.get("MLSYNC_TEST_MLFLOW"):
+        pytest.skip("MLSYNC_TEST_MLFLOW=1 installs MLflow, 850 MB")
+    named = Path(os.environ["MLSYNC_TEST_MLFLOW"])
+    place = named if named.is_dir() else request.config.cache.mkdir("mlflow") / MLFLOW
+    with place.with_name(place.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pip = [str(place / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if not (place / "whole").exists() and not named.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", place], check=True)
+            subprocess.run([*pip, MLFLOW, "safetensors", str(ROOT)], check=True)
+            (place / "whole").touch()
+        # The tree may have changed since.
+        subprocess.run([*pip, "--no-deps", "--force-reinstall", str(ROOT)], check=True)
+    return place / "bin/python"
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,8 +18,6 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "registry"))
 import record_mlflow
 
-ROOT = Path(__file__).parents[2]
-MLFLOW = "mlflow==3.17.2"
 MLSYNC = Path(sys.executable).with_name("mlsync")
 pytestmark = [
     pytest.mark.slow,
@@ -42,31 +38,14 @@ print(json.dumps([files, tensors, whole, hashlib.sha256(open(one, "rb").read()).
 
 
 @pytest.fixture(scope="module")
-def python(request) -> Path:
-    """The Python of a virtual environment with MLflow and this mlsync, made once; MLSYNC_TEST_MLFLOW may name one."""
-    named = Path(os.environ["MLSYNC_TEST_MLFLOW"])
-    place = named if named.is_dir() else request.config.cache.mkdir("mlflow") / MLFLOW
-    with place.with_name(place.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        pip = [str(place / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        if not (place / "whole").exists() and not named.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", place], check=True)
-            subprocess.run([*pip, MLFLOW, "safetensors", str(ROOT)], check=True)
-            (place / "whole").touch()
-        # The tree may have changed since.
-        subprocess.run([*pip, "--no-deps", "--force-reinstall", str(ROOT)], check=True)
-    return place / "bin/python"
-
-
-@pytest.fixture(scope="module")
-def server(python, tmp_path_factory):
+def server(mlflow_python, tmp_path_factory):
     """A server with an empty database."""
     base = tmp_path_factory.mktemp("mlflow")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [python.with_name("mlflow"), "server", "--backend-store-uri", f"sqlite:///{base}/m.db", "--workers", "1"]
-    command += ["--artifacts-destination", base / "artifacts", "--host", "127.0.0.1", "--port", str(port)]
+    command = [mlflow_python.with_name("mlflow"), "server", "--backend-store-uri", f"sqlite:///{base}/m.db"]
+    command += ["--workers", "1", "--artifacts-destination", base / "artifacts"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     with (base / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=base, start_new_session=True)
         url = f"http://127.0.0.1:{port}"
@@ -97,7 +76,7 @@ def test_the_server_answers_as_it_was_recorded(server):
     record_mlflow.answer(server, "DELETE", "registered-models/delete", {"name": "yolo"})
 
 
-def test_a_model_goes_to_the_server_and_comes_back(server, python, tmp_path):
+def test_a_model_goes_to_the_server_and_comes_back(server, mlflow_python, tmp_path):
     """Registered twice it is there once; the client downloads the same bytes, and loads tensors."""
     import torch
     from safetensors.torch import save_file
@@ -128,7 +107,7 @@ def test_a_model_goes_to_the_server_and_comes_back(server, python, tmp_path):
     mlsync("register", "--model", "whole", "--path", ".")
     # Another machine: no configuration, no state.
     other = {**environ, "HOME": str(tmp_path / "other"), "XDG_CONFIG_HOME": str(tmp_path / "none")}
-    done = subprocess.run([python, "-c", _CLIENT], env=other, capture_output=True, text=True, check=False)
+    done = subprocess.run([mlflow_python, "-c", _CLIENT], env=other, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     files, tensors, whole, digest = json.loads(done.stdout.splitlines()[-1])
     sha256 = hashlib.sha256((weights / "best.safetensors").read_bytes()).hexdigest()
