@@ -50,11 +50,15 @@ def test_a_machine_without_fstab_names_nothing(tmp_path):
     assert unmounted_at(tmp_path / "repo", fstab=tmp_path / "none") is None
 
 
-def test_a_bare_mount_point_looks_unmounted(tmp_path):
+def test_a_bare_mount_point_looks_unmounted(tmp_path, monkeypatch):
     """The nearest directory that exists is empty: at the path, above it, and no longer when anything is in it."""
     (tmp_path / "mount").mkdir()
     assert looks_unmounted(tmp_path / "mount")
     assert looks_unmounted(tmp_path / "mount" / "deep" / "repo")
+    with monkeypatch.context() as mounted:
+        # An empty disk is mounted there.
+        mounted.setattr(type(tmp_path), "is_mount", lambda _self: True)
+        assert not looks_unmounted(tmp_path / "mount")
     (tmp_path / "mount" / "other").write_bytes(b"")
     assert not looks_unmounted(tmp_path / "mount")
     assert not looks_unmounted(tmp_path / "mount" / "deep" / "repo")

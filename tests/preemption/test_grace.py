@@ -45,7 +45,7 @@ RUNPOD, POD, JOB = {"RUNPOD_POD_ID": "x"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1
         (POD, "", DOCKER, 30.0, 25.0),
         (POD, "Google", DOCKER, 15.0, 12.0),
         (JOB, "", {}, 30.0, 25.0),
-        (JOB, "", {"etc/slurm/slurm.conf": "#KillWait=5\nKillWait = 90 # seconds\n"}, 90.0, 85.0),
+        (JOB, "", {"etc/slurm/slurm.conf": "#KillWait=5\nKillWait=40\nKillWait = 90 # seconds\n"}, 90.0, 85.0),
         (JOB, "", {"etc/slurm/slurm.conf": "KillWait=1e9\n"}, 30.0, 25.0),
         (JOB, "", {"etc/slurm/slurm.conf": "KillWait=0\n"}, 0.0, 1.0),
         (JOB | POD, "Google", {}, 15.0, 12.0),

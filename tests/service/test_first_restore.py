@@ -88,8 +88,10 @@ def test_a_first_one_that_is_stopped_or_killed_is_told(launch, tmp_path):
     with pytest.raises(FirstRestoreFailed, match="it was stopped"):
         waited(launch, tmp_path)
     launch.file(tmp_path).write_bytes(b"")
+    clock = Clock()
     with pytest.raises(FirstRestoreFailed, match="was killed while it restored"):
-        waited(launch, tmp_path)
+        await_first(launch, tmp_path, clock=clock, sleep=clock.sleep)
+    assert clock.now_s < 10.0
 
 
 def test_nobody_waits_for_ever(launch, tmp_path):

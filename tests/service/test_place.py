@@ -106,7 +106,9 @@ def test_what_a_living_agent_has_is_not_taken(agents, tmp_path):
 def test_an_agent_with_one_run_more_goes_on(agents):
     """A configuration that gained a run is the same agent's, and another repository's with the same name is not."""
     agents("a", "b").end()
-    assert agents("b", "c").kept == ["a", "b"]
+    again = agents("b", "c")
+    assert again.kept == ["a", "b"]
+    again.end()
     assert agents("b", repository="file:///other").kept is None
 
 

@@ -20,6 +20,7 @@ def test_a_save_counts_until_a_pass_began_after_it():
     assert lag.behind_s(190.0) == (60.0, 60.0)
     # It began before the last save.
     lag.passed(130.0, outcome())
+    lag.passed(120.0, outcome())
     assert lag.behind_s(190.0) == (60.0, 60.0)
 
 

@@ -21,7 +21,7 @@ def unmounted_at(path: Path, *, fstab: Path = FSTAB, mounted: Path = MOUNTS) -> 
     places = [plain(one[1]) for one in fields if len(one) > 1 and not one[0].startswith("#") and one[1] != "/"]
     above = {os.fspath(one) for one in (path, *path.parents)}
     wanted = [place for place in (one.rstrip("/") for one in places) if place in above and place not in there]
-    return max(wanted, key=len, default=None)
+    return max(wanted, default=None)
 
 
 def looks_unmounted(path: Path) -> bool:
