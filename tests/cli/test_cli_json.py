@@ -362,7 +362,11 @@ def test_what_is_handed_on_is_as_documented(saved, mlflow):
     value = one_value(saved.good("versions", "--json"))
     compare("mlsync versions", value, "versions")
     assert [one["model_version"] for one in value["versions"][-1]["registered"]] == [1, 2]
-    compare("mlsync unregister", one_value(saved.good("unregister", "2", "--delete", "--json")), "unregister")
+    compare(
+        "mlsync unregister",
+        one_value(saved.good("unregister", "2", "--delete", "--json", "--tracking-uri", mlflow.url)),
+        "unregister",
+    )
     value = one_value(saved.good("export", "2", "results.csv", "--to", saved.base / "copy", "--json"))
     compare("mlsync export", value, "export")
     assert value["files"][0]["is_new"]

@@ -21,6 +21,8 @@ def test_a_version_is_registered_shown_and_let_go(saved, mlflow):
     assert saved.run("unregister", "1").status == 15
     done = saved.run("unregister", "2", "--delete", *server)
     assert (done.status, "yolo@champion" in done.err) == (94, True)
+    refused = saved.run("unregister", "2", "--delete", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    assert (refused.status, f"--tracking-uri {mlflow.url}" in " ".join(refused.err.split())) == (2, True)
     assert "left as it is" in saved.good("unregister", "2").out
     assert list(mlflow.versions("yolo")) == [1]
     assert "registered" not in saved.good("versions").out

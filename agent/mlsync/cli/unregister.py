@@ -11,7 +11,7 @@ from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import unregister_json
 from mlsync.cli.terminal import output
-from mlsync.errors import VersionKept
+from mlsync.errors import ConfigInvalid, VersionKept
 from mlsync.publish.registrations import let_go, registered_of
 from mlsync.registry.mlflow import Registry
 from mlsync.repository.history.decisions import By
@@ -30,7 +30,7 @@ Examples:
 @run_option
 @click.option("--model", metavar="NAME", help="Only as this model; default: as whatever it is registered.")
 @click.option("--delete", is_flag=True, help="First delete the model's version in MLflow, unless an alias is on it.")
-@click.option("--tracking-uri", metavar="URL", help="With --delete: the server's address by now, if it has moved.")
+@click.option("--tracking-uri", metavar="URL", help="With --delete: the server; default: as configured.")
 @accept_rollback_option
 @common_options
 def unregister_command(
@@ -54,7 +54,8 @@ def unregister_command(
         name = find_run(repository, run)
         number = int(version) if version.isdecimal() else find_version(repository, name, version).root.number
         for one in registered_of(repository, name, number, model) if delete else ():
-            registry = registry_of(config.mlflow, monitor, tracking_uri or one.place)
+            registry = registry_of(config.mlflow, monitor, tracking_uri)
+            _refuse_elsewhere(registry, one, is_named=tracking_uri is not None)
             if _delete(registry, one):
                 deleted.append(one.uri)
         removed = let_go(repository, name, number, model, By.here(), accept_hidden=accept_rollback)
@@ -64,6 +65,13 @@ def unregister_command(
         for one in removed:
             in_mlflow = "deleted" if one.uri in deleted else "not there any more" if delete else "left as it is"
             output.say_wrapped(f"{name}: version {number} is no longer held as {one.uri}; in MLflow it was {in_mlflow}")
+
+
+def _refuse_elsewhere(registry: Registry, one: Registered, *, is_named: bool) -> None:
+    """Raise ``ConfigInvalid`` for another server than the configuration's: its credentials are not for any place."""
+    if registry.place != one.place and not is_named:
+        what = f"{one.uri} is registered at {one.place}, and the configuration names {registry.place}"
+        raise ConfigInvalid(what, advice=f"if that is right: --tracking-uri {one.place}, with credentials for it")
 
 
 def _delete(registry: Registry, one: Registered) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ def mlmodel_of(source: ModelSource, file_name: str | None) -> bytes:
     loads: dict[str, Any] = {"loader_module": _LOADER, "python_version": platform.python_version()}
     if file_name is not None:
         loads["data"] = file_name
-    about = {"run": source.run, "version": source.number, "path": os.fsdecode(source.path)}
+    about = {"run": source.run, "version": source.number, "path": source.path.decode(errors="replace")}
     flavors = {"python_function": loads, "mlsync": about}
     # Escaped: names that are no UTF-8 have no other form in JSON.
     return (json.dumps({"artifact_path": "model", "flavors": flavors}, indent=2) + "\n").encode()
