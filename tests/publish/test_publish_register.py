@@ -302,3 +302,4 @@ def test_the_best_is_named_once(world, registry):
     registered(world, registry, 4)
     assert best_unless_registered(world.repository, RUN, where) is None
     assert best_unless_registered(world.repository, RUN, (registry.place, "other")) == 4
+    assert best_unless_registered(world.repository, RUN, where, "results.csv:metrics/mAP50-95(B) min") == 3

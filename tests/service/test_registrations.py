@@ -163,6 +163,27 @@ def test_a_bug_here_fails_no_pass(made, monkeypatch):
     found.passed(OPENED, "yolo", proved(1))
 
 
+def test_the_best_waits_for_its_evaluation(made, server):
+    """Where versions are evaluated, nobody knows before that which one is best."""
+    found = made("best")
+    found.evaluates = lambda run: run == "yolo"
+    found.evaluated("yolo")  # before any pass
+    found.passed(OPENED, "yolo", proved(1, 0.9))
+    settled(found)
+    assert server.asked == []
+    found.evaluated("yolo")
+    found.evaluated("nobody")
+    settled(found)
+    assert server.asked == [(("yolo", BEST),)]
+    every = made("proved")
+    every.evaluates = found.evaluates
+    every.passed(OPENED, "yolo", proved(2))
+    settled(every)
+    every.evaluated("yolo")
+    settled(every)
+    assert server.asked[1:] == [(("yolo", 2),)]
+
+
 def test_nothing_is_registered_unless_it_is_said(made, server, tmp_path):
     """Without on there is no thread, no file, and nothing in the status."""
     found = made("never")

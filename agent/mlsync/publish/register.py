@@ -85,14 +85,18 @@ def newest_proved(repository: Repository, run: str) -> StoredVersion:
     raise VersionMissing(what, where=repository.store.url, advice="mlsync versions lists how far each is proved")
 
 
-def best_unless_registered(repository: Repository, run: str, where: tuple[str, str]) -> int | None:
+def best_unless_registered(
+    repository: Repository, run: str, where: tuple[str, str], best_by: str | None = None
+) -> int | None:
     """Return the version with the best checkpoint of a run; ``None`` if it is in that place and model already.
 
-    Raises ``VersionMissing`` if nothing tells which that is. This reads each version once.
+    *best_by* is a number that is compared, as ``NAME max``. Raises ``VersionMissing`` if nothing tells which that is.
+    This reads each version once.
     """
     from mlsync.versions.best import best_number  # late: its parsers are needed for this alone
+    from mlsync.versions.evaluated import best_number_by
 
-    number = best_number(repository, run)
+    number = best_number(repository, run) if best_by is None else best_number_by(repository, run, best_by)
     items = decided_of(repository, run).registered.get(number, ())
     return None if any((one.place, one.model) == where for one in items) else number
 

@@ -157,6 +157,8 @@ class Agent:
             for job in jobs
         ]
         self._evaluations = evaluations
+        if evaluations is not None and registrations is not None:
+            registrations.evaluates = evaluations.evaluates
         if evaluations is not None:
             evaluations.versions = lambda run: self._records[run].versions
             evaluations.measured = self._measured
@@ -236,6 +238,8 @@ class Agent:
         """Note and tell what became of an evaluation; its thread calls this."""
         self._records[run].evaluated(measured)
         self.news.evaluated(run, measured)
+        if self._registrations is not None and (measured.numbers or measured.is_final):
+            self._registrations.evaluated(run)
         self._wake(_STATE_CHANGED)
 
     def heed(self, events: bytes) -> None:

@@ -79,6 +79,8 @@ class Registrations:
         #: Failures in a row, and what the last one was.
         self.failures = 0
         self.last_failure = ""
+        #: Whether versions of a run are evaluated after their proof: then the best is known once that is done.
+        self.evaluates: Callable[[str], bool] = lambda _run: False
         #: Gets what was registered, as plain values.
         self.told: Callable[[Mapping[str, Any]], None] = lambda _done: None
 
@@ -100,17 +102,13 @@ class Registrations:
             return
         with self._changed:
             self._opened = opened
-            known = self._run(opened, run)
-            wanted = self._wanted(known, outcome)
-            if wanted is not None and wanted not in known.waiting:
-                known.waiting.append(wanted)
-                del known.waiting[:-_WAITING_MAX]
-                self._save(known)
-            if not self._stop.is_set() and any(one.waiting for one in self._runs.values()):
-                if self._thread is None or not self._thread.is_alive():
-                    self._thread = threading.Thread(target=self._serve, name=_NAME, daemon=True)
-                    self._thread.start()
-                self._changed.notify_all()
+            self._put(self._run(opened, run), self._wanted(run, self._run(opened, run), outcome))
+
+    def evaluated(self, run: str) -> None:
+        """Have the best version of a run registered, if that is wanted, after an evaluation has ended."""
+        with self._changed:
+            if self._config.mlflow.on == "best" and run in self._runs:
+                self._put(self._runs[run], BEST)
 
     def as_json(self) -> dict[str, Any] | None:
         """Return how it stands; ``None`` if nothing is registered by itself."""
@@ -156,7 +154,19 @@ class Registrations:
         if thread is not None:
             thread.join()
 
-    def _wanted(self, known: _Run, outcome: PassResult) -> int | None:
+    def _put(self, known: _Run, wanted: int | None) -> None:
+        """Add what is to be registered, and begin with all that waits."""
+        if wanted is not None and wanted not in known.waiting:
+            known.waiting.append(wanted)
+            del known.waiting[:-_WAITING_MAX]
+            self._save(known)
+        if not self._stop.is_set() and any(one.waiting for one in self._runs.values()):
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._serve, name=_NAME, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _wanted(self, run: str, known: _Run, outcome: PassResult) -> int | None:
         """Return the version that a pass leaves to be registered; ``None`` if none."""
         proved = next((one for one in outcome.versions if one.version == outcome.proved_version), None)
         before = known.best
@@ -168,8 +178,10 @@ class Registrations:
             return None
         if self._config.mlflow.on == "proved":
             return outcome.proved_version
-        if proved is None:
-            # A last pass has no time to look at what it made.
+        if self.evaluates(run):
+            return None
+        if proved is None or self._config.evaluate_of(run).best_by is not None:
+            # A last pass has no time to look at what it made; and the fitness says nothing of another number.
             return BEST
         # What is worse than something before is not the best; whether the rest is, the store tells.
         others = [one.fitness for one in outcome.versions if one.fitness is not None and one.version != proved.version]
