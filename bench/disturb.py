@@ -1,14 +1,16 @@
 """What a training on all cores loses while its checkpoints are kept: beside nothing, rsync, restic and mlsync's agent.
 
     python bench/disturb.py [--rounds 2] [--seconds 32] [--settings plain,container,unit] [--before COMMIT]
+    python bench/disturb.py --table
 
 ``training/steady.py`` trains with a thread per core and saves 144 MB in place every 11 s. Beside it runs, in turns, one
-tool: rsync and restic once after each save, mlsync as its agent; *before* is the agent of an older commit. All of a
-turn begins anew. What counts is the median, the mean and the 99th percentile of the steps' times (saves included). A
-machine's own speed drifts, so there is a turn beside nothing between any two others, and each figure is a ratio to the
-mean of the two turns beside nothing around it. So that nobody wins by doing nothing, each turn tells how many saves
-were kept. So that nobody believes figures of a machine that others used, the processors' use is measured before each
-turn, while nothing of ours runs.
+tool: rsync and restic once after each save, mlsync as its agent with the settings of ``mlsync init``; *before* is the
+agent of an older commit. All of a turn begins anew. What counts is the median, the mean and the 99th percentile of the
+steps' times (saves included). A machine's own speed drifts, so there is a turn beside nothing between any two others,
+and each figure is a ratio to the mean of the two turns beside nothing around it. So that nobody wins by doing nothing,
+each turn tells how many saves were kept, of those that had nine seconds at least until the turn ended. So that nobody
+believes figures of a machine that others used, the processors' use is measured before each turn, while nothing of ours
+runs.
 
 - plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
 - container: both are in one control group, where sessions have no weight: nice values and policies count.
@@ -16,12 +18,14 @@ turn, while nothing of ours runs.
   trainer's of weight 100, as a service beside all slices stands beside user.slice. rsync and restic get an ordinary
   service's weight, 100, and no nice value.
 
-Control groups take root, and a processor controller (cgroup v2 or v1) that can be written; a setting that cannot be had
-is named and left out. Writes results/disturb.json.
+The default is *plain* alone with two rounds: eleven minutes, and what README.md shows; ``--table`` prints its rows from
+the results. Each further setting takes as long again. Control groups take root, and a processor controller (cgroup v2
+or v1) that can be written; a setting that cannot be had is named and left out. Writes results/disturb.json.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -50,8 +54,12 @@ QUIET_LOOK_S = 2.0
 # A save that is this old is over: the trainer's own take a fraction of a second.
 SETTLED_S = 1.0
 START_S = 4.0
+# A save counts as one to be kept if nothing overwrote it, and nobody ended the turn, for so long: two seconds less than
+# the trainer leaves between two saves.
+TO_KEEP_S = 9.0
 UNIT = ROOT / "systemd" / "mlsync-agent.service"
 USUAL_WEIGHT = 100
+RATIOS = ("median", "mean", "p99")
 
 
 def unit(key: str) -> int:
@@ -65,6 +73,7 @@ class Turn:
 
     steps_s: list[float] = field(default_factory=list)
     saves_s: list[float] = field(default_factory=list)
+    to_keep: int = 0
     kept: int = 0
     busy_before: float = 0.0
 
@@ -76,9 +85,9 @@ class Turn:
             "mean_s": round(statistics.fmean(ordered), 4),
             "p99_s": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 4),
             "longest_s": round(ordered[-1], 4),
-            "saves": len(self.saves_s),
+            "saves": self.to_keep,
             "longest_save_s": round(max(self.saves_s, default=0.0), 4),
-            "kept": self.kept,
+            "kept": min(self.kept, self.to_keep),
             "busy_before": self.busy_before,
         }
 
@@ -352,12 +361,14 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
         if trainer.poll() is not None:
             sys.exit("the trainer ended")
         kept = beside.kept() - kept_before
-    seen = Turn(kept=kept, busy_before=busy_before)
+    # The first one came right before the turn began.
+    seen = Turn(to_keep=1, kept=kept, busy_before=busy_before)
     for line in steps.read_text().splitlines()[1:-1]:
         ended_s, step_s, save_s = map(float, line.split())
         if began_s <= ended_s <= until_s:
             seen.steps_s.append(step_s)
             seen.saves_s += [save_s] if save_s else []
+            seen.to_keep += bool(save_s) and ended_s <= until_s - TO_KEEP_S
     shutil.rmtree(place)
     return seen
 
@@ -366,10 +377,15 @@ def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=32.0, help="how long each turn is (default 32)")
-    parser.add_argument("--settings", default=",".join(SETTINGS), help=f"some of {','.join(SETTINGS)}")
+    parser.add_argument("--settings", default=SETTINGS[0], help=f"some of {','.join(SETTINGS)}; default plain")
     parser.add_argument("--tools", default=None, help="some of none,rsync,restic,mlsync agent")
     parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in plain only")
+    parser.add_argument("--table", action="store_true", help="only print the rows for README.md from the results")
     arguments = parser.parse_args()
+    if arguments.table:
+        written = json.loads(((arguments.results or report.RESULTS) / "disturb.json").read_text())
+        print("\n".join(readme_rows(written)))
+        return
     # What was started, and the groups, go with this process however it is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     if arguments.quick:
@@ -428,7 +444,7 @@ def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], ar
         for name, mine in turns.items():
             figures = compared(mine, around(turns["none"], names, name))
             table[name] = figures
-            medians = [figures[key]["median"] for key in ("median", "mean", "p99")]
+            medians = [figures[key]["median"] for key in RATIOS]
             kept = f"{figures['kept']} of {figures['saves']}"
             rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], kept))
         columns = [setting, "median", "mean", "p99", "longest step s", "longest save s", "saves kept"]
@@ -442,6 +458,21 @@ def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], ar
     for setting, why in lacking.items():
         print(f"\n{setting}: left out, {why}")
     report.write("disturb", result, arguments)
+
+
+def readme_rows(result: Mapping[str, object]) -> Iterator[str]:
+    """Yield the rows of README.md's table."""
+    several = len(result["settings"]) > 1
+    for setting, tools in result["settings"].items():
+        for name, one in tools.items():
+            ratios = (_readme_ratio(one.get(key)) for key in RATIOS)
+            words = [f"{name}, {setting}" if several else name, *ratios, f"{one['longest_step_s']:.2f} s"]
+            kept = "" if name == "none" else f"{one['kept']} of {one['saves']}"
+            yield f"| {' | '.join([*words, kept])} |"
+
+
+def _readme_ratio(found: Mapping[str, float] | None) -> str:
+    return "-" if found is None else f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
 
 
 def around(alone: Sequence[Turn], names: Sequence[str], name: str) -> list[tuple[Turn, Turn]]:

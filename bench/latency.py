@@ -9,9 +9,9 @@ older than the last two saves. An agent watches it. Three scenes: the trainer al
 that are in a version, the median and the 95th percentile of the seconds from the end of a save to the version in the
 agent's log, and versions that hold no new checkpoint. Writes results/latency.json.
 
-With --busy there is one other scene: a save every 5 s, while so many loops for each processor, in a session of their
-own as a training's threads are, leave no processor idle. With --before the agent of an older commit plays it first.
-Writes results/latency_busy.json.
+With --busy there are two other scenes: a save every 5 s, and one every 40 s, by which the process of the last pass has
+ended; so many loops for each processor, in a session of their own as a training's threads are, leave no processor idle.
+With --before the agent of an older commit plays each scene first. Writes results/latency_busy.json.
 """
 
 from __future__ import annotations
@@ -113,10 +113,12 @@ def _scenes(arguments: Any, scratch: Path) -> Iterator[tuple[str, Scene, Path]]:
         yield from ((one.name, one, SOURCE) for one in SCENES)
         return
     loops = arguments.busy * (os.cpu_count() or 1)
-    scene = Scene("all processors busy", every_s=5.0, loops=loops)
-    if arguments.before is not None:
-        yield f"{scene.name}, before", scene, source_of(arguments.before, scratch / "before")
-    yield scene.name, scene, SOURCE
+    before = None if arguments.before is None else source_of(arguments.before, scratch / "before")
+    for every_s in (40.0, 5.0):
+        scene = Scene(f"all processors busy, a save every {every_s:.0f} s", every_s=every_s, loops=loops)
+        if before is not None:
+            yield f"{scene.name}, before", scene, before
+        yield scene.name, scene, SOURCE
 
 
 @contextmanager

@@ -76,10 +76,12 @@ class Place:
         self.now_s = 1000.0
         self.jobs: list[BackupJob] = []
 
-    def job(self, secret: bytes = SECRET, *, gently: bool = False) -> BackupJob:
+    def job(self, secret: bytes = SECRET, *, gently: bool = False, keeps_ready: bool = False) -> BackupJob:
         """A job on the run, as the agent makes it."""
         opener = RepositoryOpener(self.config, Passphrase(secret))
-        self.jobs.append(BackupJob(opener, self.watch, gently=gently, clock=lambda: self.now_s))
+        self.jobs.append(
+            BackupJob(opener, self.watch, gently=gently, keeps_ready=keeps_ready, clock=lambda: self.now_s)
+        )
         return self.jobs[-1]
 
     def write(self, name: str, content: bytes) -> None:
@@ -168,6 +170,26 @@ def test_a_pass_with_a_deadline_gives_way_to_nobody(place):
     place.write("a.txt", b"333")
     assert passed(job).version == 3
     assert (job._process.pid, priorities(urgent)) == (urgent, {19})
+
+
+@pytest.mark.parametrize("gently", [True, False])
+def test_a_process_waits_for_the_end_where_that_comes_fast(place, gently):
+    """It is there from the run's lock on, is not the one that gives way, makes the pass with a deadline, and goes."""
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        pytest.skip("the tests have a low priority already")
+    job = place.job(gently=gently, keeps_ready=True)
+    job.hold()
+    ready = job._urgent.pid
+    assert (job._process.pid == ready) is not gently
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    assert job._urgent._timer is None
+    assert priorities(ready) == {0}
+    place.write("a.txt", b"22")
+    assert job.run(threading.Event(), deadline_s=time.monotonic() + 600, goes_on=True).version == 2
+    assert (job._urgent.pid, priorities(ready)) == (ready, {0})
+    job.close()
+    assert not Path(f"/proc/{ready}").exists()
 
 
 def test_an_agent_that_is_last_in_line_keeps_its_process(place, monkeypatch):

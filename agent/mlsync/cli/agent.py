@@ -35,6 +35,7 @@ from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.evaluations import AgentEvaluations
+from mlsync.service.grace import grace_of, is_short
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier, is_service
 from mlsync.service.registrations import Registrations
@@ -100,7 +101,11 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
 
         _announce(opener, monitor)
         prune, models = DailyPrune(config, monitor), Registrations(config, monitor)
-        jobs = [BackupJob(opener, watch, gently=gently, prune=prune, registrations=models) for watch in config.watches]
+        ready = is_short(grace_of(config).plan_s)
+        jobs = [
+            BackupJob(opener, watch, gently=gently, keeps_ready=ready, prune=prune, registrations=models)
+            for watch in config.watches
+        ]
         options = AgentOptions.of(config)
         evaluations = AgentEvaluations(config, partial(opener.opened, threading.Event()), monitor)
         agent = Agent(

@@ -22,7 +22,7 @@ from mlsync.config.places import SOCKETS_VARIABLE
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import parse_duration
 from mlsync.errors import ConfigInvalid, LastBackupFailed
-from mlsync.service.grace import grace_of
+from mlsync.service.grace import grace_of, is_short
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.training.companion import Companion
 from mlsync.service.training.first_restore import Launch, await_first, restoring
@@ -133,11 +133,11 @@ def run_command(
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
     log_to(sys.stderr, level, as_json=config.agent.log_format == "json")
     wanted = None if restore == _NEVER else restore
-    start = Start(config, secret, wanted, gently=gently, level=level)
+    grace_s = grace_of(config).plan_s if grace is None else grace
+    start = Start(config, secret, wanted, gently=gently, level=level, keeps_ready=is_short(grace_s))
     # Where the training finds the agent that it tells of its saves.
     environ[SOCKETS_VARIABLE] = str(config.state_directory)
     trainer = TrainerChild(command, environ, Terminal.of_foreground())
-    grace_s = grace_of(config).plan_s if grace is None else grace
     supervisor = Supervisor(trainer, Companion(), start, LogMonitor(), grace_s=grace_s, save_signal=save_signal)
     with restoring(launch, config.state_directory) as restored:
         status = supervisor.run(restored)

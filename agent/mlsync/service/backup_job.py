@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat, Interruption, hung_after_s
-from mlsync.service.pass_process import Bounds, LookRequest, Opened, OpenRequest, PassProcess, PassRequest
+from mlsync.service.pass_process import IDLE_S, Bounds, LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
 from mlsync.service.registrations import Registrations
 from mlsync.source.state import State
@@ -94,8 +95,8 @@ class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``.
 
     After a pass that asked the store it has *prune*, which serves all runs, begin if it is due. *gently* has its passes
-    give way although this process does not, but for those with a deadline. *stored* gets the outcome of each pass that
-    made a version.
+    give way although this process does not, but for those with a deadline. With *keeps_ready* a process waits for these
+    all the time. *stored* gets the outcome of each pass that made a version.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class BackupJob:
         prune: DailyPrune | None = None,
         registrations: Registrations | None = None,
         gently: bool = False,
+        keeps_ready: bool = False,
         stored: Callable[[PassResult], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -120,12 +122,18 @@ class BackupJob:
         self._clock = clock
         self._lock: RunLock | None = None
         self._gently = gently
-        hung_s = hung_after_s(opener.config.proof.timeout_s)
-        self._process = PassProcess(watch.run, self.heartbeat, bounds=Bounds(silent_s=hung_s))
+        self._keeps_ready = keeps_ready
+        self._process = self._new_process(math.inf if keeps_ready and not gently else IDLE_S)
+        # What gave way once does so for ever.
+        self._urgent = self._new_process(math.inf) if keeps_ready and gently else self._process
         self.holds = Holds(watch.run, watch.directory)
         self._is_told = False  # the history of the run, by the first pass
         self._took_s = 0.0  # the last pass that made a version, or looked for one
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
+
+    def _new_process(self, idle_s: float) -> PassProcess:
+        bounds = Bounds(silent_s=hung_after_s(self._opener.config.proof.timeout_s))
+        return PassProcess(self._watch.run, self.heartbeat, idle_s=idle_s, bounds=bounds)
 
     def prepare(self) -> None:
         """Start the process for the pass that is about to come, if there is none."""
@@ -176,7 +184,7 @@ class BackupJob:
                 gently=self._gently and not is_urgent,
                 held=held,
             )
-            done = self._process.ask(request, stop)
+            done = (self._urgent if is_urgent else self._process).ask(request, stop)
         except KeyRetired:
             self._opener.forget(opened)
             raise
@@ -195,6 +203,7 @@ class BackupJob:
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""
         self._process.close()
+        self._urgent.close()
         self.holds.close()
         if self._lock is not None:
             self._lock.release()
@@ -222,3 +231,5 @@ class BackupJob:
             lock = RunLock(directory, opened.keys.repository_id.hex(), self._watch.run)
             lock.acquire()
             self._lock = lock
+            if self._keeps_ready:
+                self._urgent.start()

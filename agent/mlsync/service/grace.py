@@ -11,6 +11,15 @@ from mlsync.preemption.grace import Grace, grace_here
 STOP_WITHIN_S: Final = 25.0
 
 
+# With less, the start of a process is a good part of it: 0.3 s, and seconds beside a training on all processors.
+_SHORT_S: Final = 10.0
+
+
+def is_short(grace_s: float) -> bool:
+    """Return whether a last backup within *grace_s* should find its process started."""
+    return grace_s <= _SHORT_S
+
+
 def grace_of(config: Config) -> Grace:
     """Return how long a process has from SIGTERM on."""
     settings = config.preemption

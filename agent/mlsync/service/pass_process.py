@@ -154,7 +154,7 @@ class Bounds:
 
 
 class PassProcess:
-    """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log.
+    """Starts the process for the first request, and ends it after *idle_s* without one, if that is not infinity.
 
     *does* says in errors what the process is for. It starts with this process's priority, whatever it is asked for
     later: last in line beside a training on all processors, the load of its program would take many seconds.
@@ -236,6 +236,8 @@ class PassProcess:
         return None if self._process is None else self._process.pid
 
     def _end_after_idle(self) -> None:
+        if self._idle_s == math.inf:
+            return
         self._timer = threading.Timer(self._idle_s, self._end_idle)
         self._timer.daemon = True
         self._timer.start()

@@ -79,6 +79,7 @@ class CompanionProcess:
                 self._opener,
                 watch,
                 gently=start.gently,
+                keeps_ready=start.keeps_ready,
                 prune=self._prune,
                 registrations=self._models,
                 stored=self._tell_stored,

@@ -17,7 +17,7 @@ class Start:
     """Get ready: open the repository, restore the version *restore* where a directory lacks it, take the runs' locks.
 
     With *restore* ``None`` nothing is restored. *level* is that of the log. *trainer* is set if it runs already: the
-    process that was here before has died.
+    process that was here before has died. With *keeps_ready* a process waits for the last passes all the time.
     """
 
     config: Config
@@ -26,6 +26,7 @@ class Start:
     gently: bool
     level: int
     trainer: int | None = None
+    keeps_ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,6 +326,7 @@ class Supervisor:
             gently=self._start.gently,
             level=self._start.level,
             trainer=self._trainer.pid,
+            keeps_ready=self._start.keeps_ready,
         )
         try:
             self._companion.start(start)
