@@ -154,6 +154,26 @@ def test_a_process_gives_way_with_its_first_gentle_pass(place):
         assert priorities(pid) == {19}
 
 
+def test_a_process_that_is_ready_holds_the_store_open(place):
+    """Started ahead it loads the store's client too, says nothing of a store that is away, and the pass tells it."""
+    job = place.job()
+    job.hold()
+    place.store.rename(place.store.with_name("away"))
+    job.prepare()
+    pid = job._process.pid
+    wait_until(lambda: any("numpy" in line for line in loaded(pid)))
+    with pytest.raises(RepositoryMissing):
+        passed(job)
+    place.store.with_name("away").rename(place.store)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+
+
+def loaded(pid):
+    """The files that a process has mapped: what it loaded of libraries."""
+    return Path(f"/proc/{pid}/maps").read_text().splitlines()
+
+
 def test_a_pass_with_a_deadline_gives_way_to_nobody(place):
     """A process that gave way has no priority to give back: another one makes such a pass, and goes on after it."""
     if os.getpriority(os.PRIO_PROCESS, 0) > 0:

@@ -24,7 +24,16 @@ from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat, Interruption, hung_after_s
-from mlsync.service.pass_process import IDLE_S, Bounds, LookRequest, Opened, OpenRequest, PassProcess, PassRequest
+from mlsync.service.pass_process import (
+    IDLE_S,
+    Bounds,
+    LookRequest,
+    Opened,
+    OpenRequest,
+    PassProcess,
+    PassRequest,
+    ReadyRequest,
+)
 from mlsync.service.proof_due import is_proof_due
 from mlsync.service.registrations import Registrations
 from mlsync.source.state import State
@@ -121,6 +130,7 @@ class BackupJob:
         self._stored = stored
         self._clock = clock
         self._lock: RunLock | None = None
+        self._opened: Opened | None = None  # while the lock is held
         self._gently = gently
         self._keeps_ready = keeps_ready
         self._process = self._new_process(math.inf if keeps_ready and not gently else IDLE_S)
@@ -137,8 +147,8 @@ class BackupJob:
 
     def prepare(self) -> None:
         """Start the process for the pass that is about to come, if there is none."""
-        if self._lock is not None:
-            self._process.start()
+        if self._opened is not None:
+            self._process.start(ReadyRequest(self._opener.config, self._opened))
 
     def hold(self) -> None:
         """Take the run's lock now; raise ``RunLocked`` if another process holds it."""
@@ -207,7 +217,7 @@ class BackupJob:
         self.holds.close()
         if self._lock is not None:
             self._lock.release()
-            self._lock = None
+            self._lock = self._opened = None
 
     def _check_untouched(self, opened: Opened, *, logs_too: bool = False) -> PassResult | None:
         """Return the outcome of a pass if no file was touched since the last one, and no proof is due.
@@ -232,4 +242,5 @@ class BackupJob:
             lock.acquire()
             self._lock = lock
             if self._keeps_ready:
-                self._urgent.start()
+                self._urgent.start(ReadyRequest(self._opener.config, opened))
+        self._opened = opened

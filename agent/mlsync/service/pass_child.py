@@ -21,7 +21,6 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
-from mlsync.app.pruning import prune, prune_options
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
@@ -37,7 +36,6 @@ from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import JSON_LOG, LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import (
-    AHEAD,
     HANDED_AT_ONCE,
     HANDOVER,
     HURRY,
@@ -48,6 +46,7 @@ from mlsync.service.pass_process import (
     OpenRequest,
     PassRequest,
     PruneRequest,
+    ReadyRequest,
     RegisterRequest,
     Request,
     RestoreRequest,
@@ -73,7 +72,7 @@ class PassChild(LogMonitor):
         self._incoming = os.fdopen(requests, "rb")
         self._answers = answers
         self._lock = threading.Lock()
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | ReadyRequest] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._session: Session | None = None
@@ -109,7 +108,18 @@ class PassChild(LogMonitor):
     def serve(self) -> None:
         """Answer one request after the other."""
         while True:
-            self._send(**self._answer(self._requests.get()))
+            request = self._requests.get()
+            if isinstance(request, ReadyRequest):
+                self._get_ready(request.config, request.opened)
+            else:
+                self._send(**self._answer(request))
+
+    def _get_ready(self, config: Config, opened: Opened) -> None:
+        """Load what most passes need that find something changed; what is wrong, they tell."""
+        for module in _OF_PASSES:
+            import_module(module)
+        with suppress(Error):
+            self._resumed(config, opened)
 
     def _answer(self, request: Request) -> dict[str, Any]:
         # A backup begins its own work.
@@ -163,8 +173,8 @@ class PassChild(LogMonitor):
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
         if request.gently and not self._gives_way:
-            # All that most passes need is loaded by now, or is loaded at the priority that the process has.
-            _load()
+            # Last in line beside a training on all processors it would take many seconds.
+            self._get_ready(request.config, request.opened)
             stand_back()
             self._gives_way = True
             _LOG.debug("this process gives way: %s", describe())
@@ -221,13 +231,18 @@ class PassChild(LogMonitor):
 
     def _confirmed(self, config: Config, opened: Opened) -> Session:
         """Return the session that this process goes on with."""
+        session = self._resumed(config, opened)
+        # It was opened long ago: its disk may be away by now, or another one in its place.
+        session.repository.confirm()
+        session.repository.refuse_retired()
+        return session
+
+    def _resumed(self, config: Config, opened: Opened) -> Session:
+        """Return the session; the store is asked nothing."""
         if self._session is None:
             self._session = Session.resume(
                 config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
             )
-        # It was opened long ago: its disk may be away by now, or another one in its place.
-        self._session.repository.confirm()
-        self._session.repository.refuse_retired()
         return self._session
 
     def _bring_back(self, request: RestoreRequest) -> dict[str, Any]:
@@ -274,6 +289,8 @@ class PassChild(LogMonitor):
             return ()
 
     def _prune(self, request: PruneRequest) -> dict[str, Any]:
+        from mlsync.app.pruning import prune, prune_options  # late: passes need nothing of it
+
         stand_back()
         opened = request.opened
         with Session.resume(
@@ -402,12 +419,6 @@ def _owned(held: tuple[HeldSave, ...], descriptors: list[int]) -> tuple[HeldSave
     )
 
 
-def _load() -> None:
-    """Load what most passes need that find something changed."""
-    for module in _OF_PASSES:
-        import_module(module)
-
-
 def _handover() -> socket.socket | None:
     """Return the socket by which descriptors come, if the process that started this one made one."""
     for word in sys.argv:
@@ -430,8 +441,6 @@ def main() -> None:
     # Last before the first request, which has the secret in it: after this, /proc lets it change nothing of itself.
     keep_private()
     child = PassChild(requests, answers, _handover())
-    if AHEAD in sys.argv:
-        _load()
     threading.Thread(target=child.listen, daemon=True).start()
     child.serve()
 

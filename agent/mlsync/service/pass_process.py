@@ -3,9 +3,9 @@
 An agent that waits should be small, and most passes find no change. So what makes versions (numpy, the S3 client, the
 buffers) stays out of the agent. A pass that runs out of memory or crashes does not take the agent with it either.
 
-The agent writes pickles to the process's stdin, a ``Request`` or ``STOP``; the process ends when that is closed. The
-process answers on its stdout in lines of JSON: ``beat`` with a ``Doing`` any number of times, then ``done`` or
-``error``. Its log goes to the agent's stderr.
+The agent writes pickles to the process's stdin, a ``Request``, ``ReadyRequest`` or ``STOP``; the process ends when
+that is closed. It answers on its stdout in lines of JSON: ``beat`` with a ``Doing`` any number of times, then ``done``
+or ``error``. Its log goes to the agent's stderr.
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ _LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
 # -P: Python takes no file in the current directory for a module.
-#: Tells the process that a pass is about to come.
-AHEAD: Final = "ahead"
 _COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_start")
 
 
@@ -97,6 +95,14 @@ class PassRequest:
     is_unslowed: bool = False
     gently: bool = False
     held: tuple[HeldSave, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRequest:
+    """Load what passes need, the store's client too, since one is about to come; there is no answer."""
+
+    config: Config
+    opened: Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,18 +186,18 @@ class PassProcess:
         self._handover: socket.socket | None = None  # to the process, for descriptors
         self._timer: threading.Timer | None = None
 
-    def start(self) -> None:
-        """Start the process, if it is not there and nobody waits for it: it is ready by the time of the request.
+    def start(self, request: ReadyRequest) -> None:
+        """Start the process, if it is not there and nobody waits for it: it is ready by the time of the next request.
 
-        It loads what passes need. Without a request it ends as after one.
+        Without one it ends as after one.
         """
         if self._process is not None or not self._lock.acquire(blocking=False):
             return
         try:
             self._cancel_timer()
-            with suppress(Error):
+            with suppress(Error, OSError):
                 # Whoever asks it for something learns why it does not start.
-                self._running(AHEAD)
+                _send(self._running(), request)
                 self._end_after_idle()
         finally:
             self._lock.release()
@@ -264,13 +270,13 @@ class PassProcess:
             self._process = self._handover = None
             self._gives_way = False
 
-    def _running(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
             # It died while it was idle, which costs nothing.
             self._kill()
         if self._process is None:
             self._handover, theirs = socket.socketpair()
-            words = [str(log_level()), *arguments, f"{HANDOVER}{theirs.fileno()}"]
+            words = [str(log_level()), f"{HANDOVER}{theirs.fileno()}"]
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
