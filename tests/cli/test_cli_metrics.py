@@ -37,6 +37,7 @@ def test_plots_and_a_table_fit_a_terminal(trained):
     assert lines[0] == "yolo, version 3: exp/results.csv of Ultralytics, 25 rows, up to epoch 25"
     assert lines[2] == "metrics/mAP50-95(B): 0.00303 at epoch 25, highest 0.576 at epoch 6"
     assert lines[3].startswith(" 0.576 ┤")
+    assert "val/box_loss: 3.16 at epoch 25, lowest 0 at epoch 10" in lines
     assert max(map(len, lines[:-1])) <= 80  # a sentence is broken on a terminal only
     axis = next(number for number, line in enumerate(lines) if "└" in line)
     assert lines[axis].count("┴") == 3

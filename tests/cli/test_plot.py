@@ -12,6 +12,7 @@ from mlsync.cli.reports.metric_names import in_order, is_better_low, matching, o
 from mlsync.cli.reports.metrics_picture import Box, padded, ticks
 from mlsync.cli.reports.metrics_report import column, number, places_of, plot_lines, spans
 from mlsync.cli.terminal.plot import BRAILLE, PLAIN, NumberRange, axis, curve
+from mlsync.cli.terminal.table import TextTable
 from mlsync.errors import MetricMissing
 from mlsync.formats.logs.rows import LogRow, TrainingLog
 from mlsync.versions.logs.marks import VersionMark
@@ -133,6 +134,24 @@ def test_quality_comes_first_and_the_machine_last():
         "loss",
         "learning_rate",
     ]
+
+
+def test_a_name_that_was_logged_once_is_last():
+    """A sum at the end of a training has no curve."""
+    rows = (LogRow(1.0, None, {"val_loss": 1.0, "x": 1.0}), LogRow(2.0, None, {"x": 2.0}))
+    assert in_order(TrainingLog("csv", rows, ("val_loss", "x"))) == ["x", "val_loss"]
+
+
+def test_a_whole_name_means_no_other():
+    """A name that is a part of others is still one."""
+    assert matching(log("val_loss", "loss"), ["loss"], "x.csv") == ["loss"]
+
+
+def test_headers_of_several_lines_end_together():
+    """The last lines stand right above the numbers."""
+    table = TextTable(["A", "metrics/\nmAP50"], (0, 1))
+    table.row("1", "0.5")
+    assert list(table.lines(80)) == ["   metrics/", "A     mAP50", "1       0.5"]
 
 
 def test_less_is_better_of_losses():

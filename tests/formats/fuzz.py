@@ -47,6 +47,11 @@ from mlsync.formats.dcp.shard import read_dcp_shard
 from mlsync.formats.groups.find import find_units
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 from mlsync.formats.libraries.onnx import read_external
+from mlsync.formats.logs.json_logs import read_json_lines, read_state
+from mlsync.formats.logs.mlflow_files import read_mlflow
+from mlsync.formats.logs.tables import read_table
+from mlsync.formats.logs.tensorboard import read_events
+from mlsync.formats.section import BytesSource
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
 
@@ -246,6 +251,20 @@ def zip_files() -> list[bytes]:
     return [*plain, rezipped(parts_of(plain[0]), zipfile.ZIP_DEFLATED)]
 
 
+def check_logs(data: bytes) -> None:
+    """The same bytes as each kind of log: there is a log with numbers, or none."""
+    found = [
+        read_table(data),
+        read_json_lines(data),
+        read_state(data),
+        read_mlflow([("x", data)]),
+        read_events([BytesSource(data)]),
+        read_events([BytesSource(data)], len(data) // 2 + 1),
+    ]
+    for log in found:
+        assert log is None or (log.names and all(row.values.keys() <= {*log.names} for row in log.rows))
+
+
 def made(*names: str) -> list[bytes]:
     """Files of ``made/``, which other libraries wrote."""
     return [(Path(__file__).with_name("made") / name).read_bytes() for name in names]
@@ -287,6 +306,15 @@ TARGETS = {
     "dcp-metadata": Target(lambda: [shard_files()[1]], check_metadata),
     "name": Target(lambda: [*zip_files(), *legacy_files()[:1], *npz_files(), shard_files()[1]], check_name),
     "small-files": Target(small_files, check_small_files),
+    "training-logs": Target(
+        lambda: made(
+            "logs/ultralytics.csv",
+            "logs/lightning.csv",
+            "logs/lightning.tfevents",
+            "huggingface-trainer/checkpoint-3/trainer_state.json",
+        ),
+        check_logs,
+    ),
 }
 
 
