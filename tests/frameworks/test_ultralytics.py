@@ -156,6 +156,19 @@ def test_best_is_the_checkpoint_of_the_highest_fitness(story, tmp_path):
     assert (tmp_path / BEST).read_bytes()[:4] == b"PK\x03\x04"
 
 
+def test_metrics_are_what_the_training_logged(story):
+    """The rows are those of results.csv, and each version that has it ends at one of them."""
+    found = story.watched.mlsync("metrics")
+    assert (found["kind"], found["log"]) == ("ultralytics", "train/results.csv")
+    with (story.watched.runs / "train/results.csv").open(newline="") as stream:
+        losses = [float(row["train/box_loss"]) for row in csv.DictReader(stream)]
+    assert [row["values"]["train/box_loss"] for row in found["rows"]] == losses
+    ends = [mark["epoch"] for mark in found["marks"]]
+    assert ends == sorted(ends)
+    assert {1, 2, 3} >= {*ends}
+    assert ends[-1] == 3
+
+
 def fitness_of(version):
     """The highest fitness that a checkpoint of a version names; less than any if none does."""
     proofs = [entry["proof"] for entry in version["entries"] if entry["proof"]]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from flow_parts import RUN, World
-from mlsync.errors import LogMissing
+from mlsync.errors import LogMissing, ObjectArchived
 from mlsync.repository import names
+from mlsync.versions.logs.metrics import logged_metrics
 from mlsync.versions.logs.run_metrics import metrics_of
 from safetensors_parts import saved
 
@@ -106,3 +107,27 @@ def test_a_log_without_numbers_gives_way_to_the_next(world):
         metrics(world, path=b"log.txt")
     with pytest.raises(LogMissing, match="no file or log at "):
         metrics(world, path=b"nothing")
+
+
+def test_versions_in_cold_storage_are_not_marked(world):
+    """Those that can be read are. A log that is to be shown must be warm; for whoever compares it has no number."""
+    for epoch in (1, 2):
+        world.write("results.csv", b"epoch,x\n%d,1\n" % epoch)
+        world.backup()
+    cold = {names.pack(ref.pack) for ref in world.entry(b"results.csv", 1).chunks}
+
+    class ColdStore(type(world.store)):
+        """Gives nothing of what is cold."""
+
+        def read(self, key, offset, into):
+            if key in cold:
+                raise ObjectArchived("cold", where=key)
+            super().read(key, offset, into)
+
+    world.store.__class__ = ColdStore
+    world.use(world.store)
+    assert [mark.version for mark in metrics(world).marks] == [2]
+    first = world.repository.stored(RUN, 1)
+    assert logged_metrics(world.repository, first, world.repository.entries(first)) == {}
+    with pytest.raises(ObjectArchived):
+        metrics(world, 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from mlsync.errors import Damage
+from mlsync.errors import Damage, ObjectArchived
 from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.readable import stored_or_none
@@ -43,8 +43,8 @@ def marks_of(repository: Repository, run: str, log: FoundLog, numbers: Sequence[
             key = tuple(entry.chunks for entry in same.entries)
             if key not in looked:
                 looked[key] = _end_of(repository, same)
-        except Damage:
-            return None  # check reports it
+        except (Damage, ObjectArchived):
+            return None  # check reports the one; the other is no reason to show nothing
         mark = looked[key]
         return None if mark is None else mark._replace(version=number)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.errors import Damage
+from mlsync.errors import Damage, ObjectArchived
 from mlsync.formats.layout import ByteSource
 from mlsync.formats.logs.json_logs import read_json_lines, read_state
 from mlsync.formats.logs.mlflow_files import read_mlflow
@@ -35,8 +35,8 @@ def logged_metrics(repository: Repository, stored: StoredVersion, entries: Itera
 
     They are those of the training that logged last. Where several of its logs have a name, the one that grew last
     counts. TensorBoard's events, which are large, are read only if no other log says anything. A number that is not
-    finite is no metric, and a damaged log says nothing: ``check`` reports it. A store that is away is an error, since
-    who compares versions must not take its silence for an answer.
+    finite is no metric. A log that is damaged or in cold storage says nothing. A store that is away is an error: who
+    compares versions must not take its silence for an answer.
     """
     del stored  # whose numbers they are; what is sealed beside a version is read by others
     found: dict[str, float] = {}
@@ -46,7 +46,7 @@ def logged_metrics(repository: Repository, stored: StoredVersion, entries: Itera
             break
         try:
             read = read_log(repository, log)
-        except Damage:
+        except (Damage, ObjectArchived):
             continue
         found = ({} if read is None else read.last()) | found
     return {name: number for name, number in found.items() if math.isfinite(number)}
