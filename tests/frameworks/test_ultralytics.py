@@ -210,3 +210,25 @@ def write_unloadable(path: Path) -> None:
 
     content = {"epoch": 1, "train_args": {}, "ema": {"weight": torch.ones(100)}, "model": None, "optimizer": {"lr": 1}}
     torch.save(content, path)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_the_built_in_evaluation_is_ultralytics_own(story, data, ultralytics_python, tmp_path):
+    """It measures on the training's own pictures, and says what is missing on a machine that has none of them."""
+    python, environment = ultralytics_python
+    variables = [f"{name}={environment[name]}" for name in ("PYTHONPATH", "YOLO_CONFIG_DIR")]
+    more = f'[evaluate]\nbuiltin = "ultralytics"\npython = "{python}"\nenvironment = {json.dumps(variables)}\n'
+    machine = Watched(tmp_path / "evaluating", more)
+    shutil.copytree(story.watched.runs, machine.runs, dirs_exist_ok=True)
+    machine.mlsync("backup")
+    done = machine.mlsync("evaluate", "--quickly")
+    assert (done["label"], done["path"]) == ("ultralytics", BEST)
+    assert {"fitness", "metrics/mAP50(B)", "metrics/mAP50-95(B)"} <= done["numbers"].keys()
+    data.rename(data.with_suffix(".away"))
+    try:
+        error = machine.mlsync("evaluate", "--quickly", status=111)["error"]
+    finally:
+        data.with_suffix(".away").rename(data)
+    assert f"the dataset of the training is not on this machine: there is no {data}" in error["what"]

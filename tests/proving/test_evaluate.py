@@ -248,6 +248,7 @@ def test_a_stop_ends_the_command_and_cleans_up(world):
         (("sh", "-c", "secret 0.5"), "sh"),
         (("env", "TOKEN=secret", "python3", "x/eval.py"), "eval.py"),
         (("x" * 300,), "x" * 200),
+        (("é" * 150,), "é" * 100),
         (("a\nb",), "a?b"),
     ],
     ids=str,

@@ -41,14 +41,19 @@ def evaluation_options(
 ) -> EvaluationOptions:
     """Return what measures the checkpoints of a run; raise ``ConfigInvalid`` if nothing is there that does."""
     from mlsync.proof.running import As
-    from mlsync.proving.evaluate import EvaluationOptions, label_of, ultralytics_words  # late, with all parsers
+    from mlsync.proving.evaluate import (  # late, with all parsers
+        EvaluationOptions,
+        clean_label,
+        label_of,
+        ultralytics_words,
+    )
 
     if not settings.measures:
         advice = 'set command = ["python", "evaluate.py", "{checkpoint}"] under [evaluate], or say --command'
         raise ConfigInvalid(f"nothing is there that evaluates run {run!r}", advice=advice)
     device = settings.device or config.proof.device
     words, identity = settings.command, settings.command
-    label = settings.label or (settings.builtin or label_of(words))
+    label = clean_label(settings.label or settings.builtin or label_of(words))
     if settings.builtin == _ULTRALYTICS:
         python = settings.python or config.proof.python
         words, identity = ultralytics_words(sys.executable if python is None else str(python)), (_ULTRALYTICS,)

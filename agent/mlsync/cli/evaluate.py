@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from mlsync.app.evaluating import evaluation_options, settings_of
+from mlsync.app.flow_options import clear_leftovers
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import (
@@ -94,6 +95,7 @@ def evaluate_command(
         name = find_run(repository, run)
         settings = settings_of(config, name, command=command, builtin=builtin, path=path, label=label, device=device)
         options = evaluation_options(config, name, settings, session.state_directory)
+        clear_leftovers(session.state_directory)
         stored = find_version(repository, name, version or LATEST)
 
         def tick() -> None:
@@ -113,7 +115,7 @@ def _print(done: Evaluated) -> None:
     output.say_wrapped(f"{made.run}: version {made.number}: {what} evaluated by {made.label}, {made.seconds:.1f} s")
     table = TextTable(("NUMBER", "VALUE"), (1,))
     for name, value in made.by_name.items():
-        table.row(name, f"{value:.6g}")
+        table.row(output.number_name(name), f"{value:.6g}")
     output.print_table(table)
     for note in done.notes:
         output.tell(f"note: {note}")

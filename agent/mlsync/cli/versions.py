@@ -112,8 +112,9 @@ def _table(one: RunVersions, named: str | None, *, is_narrow: bool) -> TextTable
     """Return the versions of a run; a narrow table leaves out which level a pending one requires."""
     statuses = one.statuses
     zone = output.zone(status.root.created_ns for status in statuses)
-    headers = ("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF")
-    table = TextTable(headers if named is None else (*headers, output.number_name(named)), _RIGHT, "; ")
+    measured = () if named is None else (output.number_name(named, is_heading=True),)
+    headers = ("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF", *measured)
+    table = TextTable(headers, _RIGHT, "; ")
     for status, new_writer in zip(statuses, _new_writers(statuses), strict=True):
         root, summary = status.root, status.root.summary
         table.row(

@@ -119,7 +119,12 @@ def label_of(words: tuple[str, ...]) -> str:
     if _INTERPRETER.fullmatch(name):
         # Nothing that may be an argument: such a word may hold a secret.
         name = next(filter(_SCRIPT.fullmatch, names[1:]), name)
-    clean = storable("".join(char if char.isprintable() else "?" for char in name)) or "command"
+    return clean_label(name)
+
+
+def clean_label(text: str) -> str:
+    """Return a text as a label: printable, not empty, and no longer than labels are."""
+    clean = storable("".join(char if char.isprintable() else "?" for char in text)) or "command"
     return clean.encode()[:LABEL_BYTES_MAX].decode("utf-8", "ignore")
 
 

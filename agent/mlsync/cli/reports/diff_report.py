@@ -64,7 +64,7 @@ def _print_numbers(result: DiffResult) -> None:
     table = TextTable(("NUMBER", "A", "B", "B - A"), (1, 2, 3))
     for name, (before, after) in result.numbers.items():
         moved = "-" if before is None or after is None else f"{after - before:+.6g}"
-        table.row(name, *("-" if one is None else f"{one:.6g}" for one in (before, after)), moved)
+        table.row(output.number_name(name), *("-" if one is None else f"{one:.6g}" for one in (before, after)), moved)
     output.print_table(table)
 
 

@@ -95,7 +95,7 @@ def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     for name, one in sorted(newest.items()):
         said = f"by {one.label} on {one.host}"
         table.row(
-            name,
+            output.number_name(name),
             f"{one.by_name[name]:.6g}",
             output.path(one.path) or "./",
             output.moment(one.made_ns),

@@ -38,7 +38,8 @@ __all__ = [
     "zoned",
 ]
 
-_NAME_CHARS: Final = 18
+_HEADING_CHARS: Final = 18
+_NAME_CHARS: Final = 40
 _ENDLESS: Final = sys.maxsize
 
 
@@ -76,10 +77,11 @@ def path(raw: bytes) -> str:
     return display(raw)
 
 
-def number_name(name: str) -> str:
-    """Return what a number is called in the heading of a column: the last part of its name, cut short."""
-    last = printable(name.rpartition("/")[2] or name)
-    return last if len(last) <= _NAME_CHARS else last[: _NAME_CHARS - 1] + "…"
+def number_name(name: str, *, is_heading: bool = False) -> str:
+    """Return what a number is called in a table: cut short, and in the heading of a column the last part of it."""
+    shown = printable((is_heading and name.rpartition("/")[2]) or name)
+    most = _HEADING_CHARS if is_heading else _NAME_CHARS
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def level(number: int, device: str, pending: int | None) -> str:
