@@ -212,6 +212,27 @@ def test_a_process_waits_for_the_end_where_that_comes_fast(place, gently):
     assert not Path(f"/proc/{ready}").exists()
 
 
+def test_the_process_for_the_end_is_replaced(place):
+    """The next pass starts it anew if it died, or if the key that it holds was retired."""
+    job = place.job(gently=True, keeps_ready=True)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    dead = job._urgent.pid
+    os.kill(dead, signal.SIGKILL)
+    wait_until(lambda: job._urgent._process.poll() is not None)
+    passed(job)
+    assert job._urgent.pid not in (dead, None)
+    secret = Passphrase(SECRET)
+    repository = Repository.open(DirectoryStore(place.store), secret)
+    rotate(repository, secret, SilentMonitor(), host="", now_ns=1, stretching=Stretching(64, 1, 1))
+    place.write("a.txt", b"22")
+    with pytest.raises(KeyRetired):
+        passed(job)
+    assert passed(job).version == 2
+    place.write("a.txt", b"333")
+    assert job.run(threading.Event(), deadline_s=time.monotonic() + 600, goes_on=True).version == 3
+
+
 def test_an_agent_that_is_last_in_line_keeps_its_process(place, monkeypatch):
     """Where nothing can be gained, as in a unit with Nice=19, no process starts anew for a pass with a deadline."""
     monkeypatch.setattr(pass_process, "stands_back", lambda: True)

@@ -197,6 +197,8 @@ class BackupJob:
             done = (self._urgent if is_urgent else self._process).ask(request, stop)
         except KeyRetired:
             self._opener.forget(opened)
+            # It would meet the same at the machine's end.
+            self._urgent.close()
             raise
         self._asked_s, self._took_s = began_s, self._clock() - began_s
         self.holds.done(held)
@@ -241,6 +243,6 @@ class BackupJob:
             lock = RunLock(directory, opened.keys.repository_id.hex(), self._watch.run)
             lock.acquire()
             self._lock = lock
-            if self._keeps_ready:
-                self._urgent.start(ReadyRequest(self._opener.config, opened))
         self._opened = opened
+        if self._keeps_ready:
+            self._urgent.start(ReadyRequest(self._opener.config, opened))

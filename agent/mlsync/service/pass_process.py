@@ -191,9 +191,11 @@ class PassProcess:
 
         Without one it ends as after one.
         """
-        if self._process is not None or not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return
         try:
+            if self._process is not None and self._process.poll() is None:
+                return
             self._cancel_timer()
             with suppress(Error, OSError):
                 # Whoever asks it for something learns why it does not start.
