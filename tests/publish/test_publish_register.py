@@ -291,15 +291,26 @@ def test_the_best_is_named_once(world, registry):
     from mlsync.publish.register import best_unless_registered
 
     where = registry.place, "yolo"
+
+    def best(place=where, by=None):
+        return best_unless_registered(world.repository, RUN, place, b"weights/best.pt", by)
+
     with pytest.raises(VersionMissing, match="best"):
-        best_unless_registered(world.repository, RUN, where)
+        best()
     results = "epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n1,0.5,0.{}\n"
     world.write("args.yaml", b"task: detect\n")
     for score in (4, 6, 5):
+        world.write("weights/best.pt", small_checkpoint(score))
         world.write("results.csv", results.format(score).encode())
         world.backup()
-    assert best_unless_registered(world.repository, RUN, where) == 4
+    assert best() == 4
     registered(world, registry, 4)
-    assert best_unless_registered(world.repository, RUN, where) is None
-    assert best_unless_registered(world.repository, RUN, (registry.place, "other")) == 4
-    assert best_unless_registered(world.repository, RUN, where, "results.csv:metrics/mAP50-95(B) min") == 3
+    assert best() is None
+    assert best((registry.place, "other")) == 4
+    assert best(by="results.csv:metrics/mAP50-95(B) min") == 3
+    # As good, and the same file: nothing new. As good, and another one: that is.
+    for epoch, wanted in ((6, None), (7, 7)):
+        world.write("weights/best.pt", small_checkpoint(epoch))
+        world.write("results.csv", results.format(6).encode() + b"%d,0.5,0.6\n" % epoch)
+        world.backup()
+        assert best() == wanted

@@ -96,7 +96,9 @@ def _register(
     repository, settings = session.repository, session.config.mlflow
     model = model_of(session.config, run)
     if number == 0:
-        best = best_unless_registered(repository, run, (registry.place, model), session.config.evaluate_of(run).best_by)
+        best = best_unless_registered(
+            repository, run, (registry.place, model), as_path(settings.path), session.config.evaluate_of(run).best_by
+        )
         if best is None:
             # Who moved the alias elsewhere since meant it.
             return

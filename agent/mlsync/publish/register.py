@@ -13,7 +13,7 @@ from typing import Final
 
 from mlsync.errors import NotProvedYet, VersionMissing
 from mlsync.monitor import Monitor
-from mlsync.publish.chosen import Chosen, choose, refuse_unproved
+from mlsync.publish.chosen import WHOLE, Chosen, choose, refuse_unproved
 from mlsync.publish.registrations import hold
 from mlsync.registry.mlflow import ModelVersion, Registry
 from mlsync.registry.names import OURS, VALUE_CHARS_MAX, as_key
@@ -86,19 +86,32 @@ def newest_proved(repository: Repository, run: str) -> StoredVersion:
 
 
 def best_unless_registered(
-    repository: Repository, run: str, where: tuple[str, str], best_by: str | None = None
+    repository: Repository, run: str, where: tuple[str, str], path: bytes | None, best_by: str | None = None
 ) -> int | None:
     """Return the version with the best checkpoint of a run; ``None`` if it is in that place and model already.
 
-    *best_by* is a number that is compared, as ``NAME max``. Raises ``VersionMissing`` if nothing tells which that is.
-    This reads each version once.
+    So is one whose files at *path* are those that were registered there last: a best checkpoint is in each version
+    until there is a better one. *best_by* is a number that is compared, as ``NAME max``. Raises ``VersionMissing`` if
+    nothing tells which is the best. This reads each version once.
     """
     from mlsync.versions.best import best_number  # late: its parsers are needed for this alone
     from mlsync.versions.evaluated import best_number_by
 
     number = best_number(repository, run) if best_by is None else best_number_by(repository, run, best_by)
-    items = decided_of(repository, run).registered.get(number, ())
-    return None if any((one.place, one.model) == where for one in items) else number
+    items = [one for found in decided_of(repository, run).registered.values() for one in found]
+    there = [one for one in items if (one.place, one.model) == where]
+    if any(one.version == number for one in there):
+        return None
+    last = max(there, key=lambda one: one.made_ns, default=None)
+    if last is None:
+        return number
+    was = _content(repository, run, last.version, last.path or WHOLE)
+    return None if _content(repository, run, number, path) == was else number
+
+
+def _content(repository: Repository, run: str, number: int, path: bytes | None) -> set[tuple[bytes, bytes, int]]:
+    files = choose(repository.manifest(repository.stored(run, number)), path).files
+    return {(entry.path, entry.digest, entry.size_bytes) for entry in files}
 
 
 def register(

@@ -74,6 +74,7 @@ class Registrations:
         self._stop = threading.Event()
         self._not_before_s = -math.inf
         self._is_denial_told = False
+        self._told_of: dict[str, str] = {}
         self.registered_count = 0
         self.failed_count = 0
         #: Failures in a row, and what the last one was.
@@ -214,7 +215,10 @@ class Registrations:
             return
         for run, number, why in done["dropped"]:
             which = f"version {number}" if number else "the best version"
-            self._monitor.notice("warning", f"{run}: {which} is not registered: {why}")
+            text = f"{run}: {which} is not registered: {why}"
+            if self._told_of.get(run) != text:  # each version would say it again
+                self._monitor.notice("warning", text)
+            self._told_of[run] = text
         for one in done["done"]:
             self._monitor.notice("info", _line(one))
             self.told(one)
