@@ -230,6 +230,7 @@ class Registrations:
                     known.waiting[:] = [number for number in known.waiting if number not in tried]
                     self._save(known)
             is_news = self._note(failure)
+            self._changed.notify_all()
         if is_news and failure:
             self._monitor.notice("warning", f"not registered yet: {failure}; tried again later")
         elif is_news:
