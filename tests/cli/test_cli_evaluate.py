@@ -10,8 +10,8 @@ SAY = "sh -c 'echo {}'"
 @pytest.fixture
 def measured(saved):
     """A machine with two versions, of which the first has a number more."""
-    saved.good("evaluate", "1", "--command", SAY.format("accuracy 0.9; echo loss 0.5"))
-    saved.good("evaluate", "2", "--command", SAY.format("accuracy 0.8"))
+    saved.good("evaluate", "--quickly", "1", "--command", SAY.format("accuracy 0.9; echo loss 0.5"))
+    saved.good("evaluate", "--quickly", "2", "--command", SAY.format("accuracy 0.8"))
     return saved
 
 
@@ -19,7 +19,7 @@ def test_a_version_is_measured_by_hand(saved):
     """The command's numbers are shown and kept, and its label is its program; --json has all of it."""
     script = saved.base / "measure.py"
     script.write_text("import os; print('loss', 0.25); print('epoch', os.environ['MLSYNC_EVALUATE_VERSION'])\n")
-    done = saved.good("evaluate", "--command", f"python3 {script}", "--path", "*.pt")
+    done = saved.good("evaluate", "--quickly", "--command", f"python3 {script}", "--path", "*.pt")
     assert done.out.splitlines()[0].startswith("yolo: version 2: ")
     assert "last.pt evaluated by measure.py, " in done.out.splitlines()[0]
     assert [line.split() for line in done.out.splitlines()[1:]] == [
@@ -27,7 +27,9 @@ def test_a_version_is_measured_by_hand(saved):
         ["epoch", "2"],
         ["loss", "0.25"],
     ]
-    value = saved.good("evaluate", "1", "--command", SAY.format("a 1; echo b nan"), "--json", "--label", "mine").json()
+    value = saved.good(
+        "evaluate", "--quickly", "1", "--command", SAY.format("a 1; echo b nan"), "--json", "--label", "mine"
+    ).json()
     assert (value["version"], value["label"], value["numbers"]) == (1, "mine", {"a": 1.0})
     assert value["notes"] == ["b: no finite number"]
 
@@ -45,7 +47,7 @@ def test_lists_show_one_number(measured):
 
 def test_a_version_shows_what_was_measured(measured):
     """Show has each number with its checkpoint and who measured, and diff both numbers and the difference."""
-    measured.good("evaluate", "1", "--command", SAY.format("accuracy 0.95"))
+    measured.good("evaluate", "--quickly", "1", "--command", SAY.format("accuracy 0.95"))
     shown = measured.good("show", "1", COLUMNS="120").out
     (line,) = [line for line in shown.splitlines() if line.startswith("accuracy")]
     assert line.split()[1] == "0.95"
@@ -107,14 +109,14 @@ def test_a_policy_keeps_by_a_number(measured):
 )
 def test_what_fails_ends_with_its_status(saved, command, status, why):
     """Each failure has a status and a reason on one line, and stores nothing."""
-    done = saved.run("evaluate", "--command", command)
+    done = saved.run("evaluate", "--quickly", "--command", command)
     assert (done.status, why in done.err) == (status, True), done.err
     assert saved.good("versions", "--json").json()["versions"][1]["numbers"] == {}
 
 
 def test_without_a_command_it_says_where_to_name_one(saved):
     """A machine without [evaluate] gets the key to set."""
-    done = saved.run("evaluate")
+    done = saved.run("evaluate", "--quickly")
     assert done.status == 2
     assert "under [evaluate], or say --command" in done.err
 
@@ -124,5 +126,5 @@ def test_a_run_may_have_a_command_of_its_own(saved):
     saved.configure(
         '[watch.evaluate]\ncommand = ["sh", "-c", "echo own 1"]\n[evaluate]\nbuiltin = "ultralytics"\nlabel = "ours"\n'
     )
-    value = saved.good("evaluate", "--json").json()
+    value = saved.good("evaluate", "--quickly", "--json").json()
     assert (value["label"], value["numbers"]) == ("ours", {"own": 1.0})

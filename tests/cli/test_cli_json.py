@@ -109,7 +109,7 @@ def test_results_are_as_documented(eventful, fresh):
     compare("mlsync backup", one_value(backup), "backup")
     assert one_value(backup)["runs"][0]["troubles"]
     for name, command in {
-        "mlsync evaluate": ["evaluate", "latest", "--command", "sh -c 'echo loss 0.5'"],
+        "mlsync evaluate": ["evaluate", "latest", "--quickly", "--command", "sh -c 'echo loss 0.5'"],
         "mlsync versions": ["versions"],
         "mlsync show": ["show"],
         "mlsync verify": ["verify"],
@@ -188,7 +188,7 @@ def test_diff_is_as_documented(saved):
     torch.save({"epoch": 9, "model": model}, saved.training / "weights" / "last.pt")
     (saved.training / "results.csv").unlink()
     saved.good("backup")
-    saved.good("evaluate", "--command", "sh -c 'echo loss 0.5'")
+    saved.good("evaluate", "--quickly", "--command", "sh -c 'echo loss 0.5'")
     value = one_value(saved.good("diff", "--json"))
     compare("mlsync diff", value, "diff")
     files = [(file["path"], file["change"]) for file in value["files"]]

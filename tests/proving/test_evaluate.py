@@ -134,6 +134,7 @@ def test_a_directory_that_is_a_checkpoint_is_measured_as_one(tmp_path):
         ('echo a 1; printf "a 1\\nb" > "$2"', EvaluationFailed, "result that check wrote cannot be read: a line is no"),
         ('echo a 1; ln -s /etc/passwd "$2"', EvaluationFailed, "the file is no plain one"),
         ('echo a 1; mkfifo "$2"', EvaluationFailed, "the file is no plain one"),
+        ('echo a 1 > x; ln x "$2"', EvaluationFailed, "the file is no plain one"),
         ('echo a 1; mkdir "$2"', EvaluationFailed, "the file is no plain one"),
         ('head -c 1100000 /dev/zero | tr "\\0" x', EvaluationFailed, "longer than 1 MiB"),
         ('head -c 1100000 /dev/zero > "$2"', EvaluationFailed, "longer than 1 MiB"),
