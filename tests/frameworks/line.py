@@ -230,6 +230,7 @@ class Line:
         self.key.write_bytes(bytes(range(32)))
         self.key.chmod(0o600)
         self.transcript: list[str] = []
+        self._read = 0
         self.mlflow = MlflowServer(server, base / "mlflow")
         names = ("PYTHONPATH", "YOLO_OFFLINE", "YOLO_AUTOINSTALL", "YOLO_CONFIG_DIR")
         self.evaluation = json.dumps([f"{name}={trainer[1][name]}" for name in names if name in trainer[1]])
@@ -252,20 +253,23 @@ class Line:
     def train(self) -> None:
         """Fourteen of twenty epochs; the registry is away at first, and in the end the machine is taken."""
         self.a.mlsync("init", "--key-file", self.key, is_shown=False)
+        self.say("", "a$ mlsync run -- python train.py")
         with self.training(self.a, "train", self.data, self.a.runs) as (process, log):
             self.go_on_after(6, process, log)
             self.wait(lambda: "not registered in MLflow yet" in self.a.mlsync("status", is_shown=False), process, log)
+            self.follow(log)
             self.a.mlsync("status")
             self.mlflow.start()
+            self.say("", "(MLflow's server is there. The training goes on.)")
             self.go_on_after(10, process, log)
             self.wait(lambda: "epoch 14 of 20 is saved" in log.read_text(), process, log)
-            self.wait(lambda: self.is_settled(log), process, log)
+            self.wait(self.is_settled, process, log)
+            self.follow(log)
+            self.say("", "(The machine is taken: SIGTERM.)")
             process.send_signal(signal.SIGTERM)
             self.status = process.wait(PATIENCE_S)
-        self.say("", "a$ mlsync run -- python train.py", *told_lines(log.read_text()), "(SIGTERM at its end)")
+            self.follow(log)
         self.log = log.read_text()
-        if not self.has_numbers():
-            self.a.mlsync("evaluate", "best", "--quickly")
         self.a.mlsync("versions")
 
     def has_numbers(self) -> bool:
@@ -279,13 +283,19 @@ class Line:
         process.stdin.write(b"\n")
         process.stdin.flush()
 
-    def is_settled(self, log: Path) -> bool:
-        """Whether a good checkpoint is the champion, both chats know of it, and nothing waits."""
+    def follow(self, log: Path) -> None:
+        """Add to the transcript what the training and mlsync have said since."""
+        text = log.read_text()
+        self.say(*told_lines(text[self._read :]))
+        self._read = len(text)
+
+    def is_settled(self) -> bool:
+        """Whether a good checkpoint is the champion and has numbers, both chats know of it, and nothing waits."""
         tags = {tag["key"]: tag["value"] for tag in self.mlflow.champion().get("tags", [])}
         is_told = all(map(self.bodies, ("Registered in MLflow", "已注册到 MLflow")))
         if not is_told or int(float(tags.get("mlsync.epoch", "0"))) < WAITED_EPOCH:
             return False
-        return "not registered" not in self.a.mlsync("status", is_shown=False)
+        return "not registered" not in self.a.mlsync("status", is_shown=False) and self.has_numbers()
 
     @contextmanager
     def training(self, machine: LineMachine, what: str, *places: Path):
