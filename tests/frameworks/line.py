@@ -192,7 +192,7 @@ python = "{line.trainer[0]}"
 
 [evaluate]
 builtin = "ultralytics"
-on = "best"
+on = "registered"
 best_by = "metrics/mAP50-95(B)"
 device = "cpu"
 environment = {line.evaluation}
@@ -292,7 +292,7 @@ class Line:
     def is_settled(self) -> bool:
         """Whether a good checkpoint is the champion and has numbers, both chats know of it, and nothing waits."""
         tags = {tag["key"]: tag["value"] for tag in self.mlflow.champion().get("tags", [])}
-        is_told = all(map(self.bodies, ("Registered in MLflow", "已注册到 MLflow")))
+        is_told = all(map(self.bodies, ("Registered in MLflow", "已注册到 MLflow", "New best", "新的最佳")))
         if not is_told or int(float(tags.get("mlsync.epoch", "0"))) < WAITED_EPOCH:
             return False
         return "not registered" not in self.a.mlsync("status", is_shown=False) and self.has_numbers()
