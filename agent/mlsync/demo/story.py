@@ -223,9 +223,9 @@ def _compared(from_epoch: int, killed: Mapping[int, float], resumed: Mapping[int
 
 
 def _configured(text: str, changes: Mapping[str, str]) -> str:
-    """Set keys that ``mlsync init`` left as comments."""
+    """Set keys that ``mlsync init`` left as comments; of a key that several tables have, that of the first one."""
     for key, value in changes.items():
-        text, count = re.subn(rf"^#{key} = .*$", f'{key} = "{_escaped(value)}"', text, flags=re.MULTILINE)
+        text, count = re.subn(rf"^#{key} = .*$", f'{key} = "{_escaped(value)}"', text, count=1, flags=re.MULTILINE)
         assert count == 1, key
     return text
 
