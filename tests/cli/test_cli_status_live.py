@@ -36,6 +36,13 @@ def test_a_run_that_is_well_has_one_line():
     assert list(live_lines(well, 1000.0)) == ["looks again in 40 s"]
 
 
+def test_an_error_that_goes_on_is_said_once():
+    """What is wrong now stands above: of it there is only how often it came, and when it did last."""
+    error = {"text": "the store was away", "last_s": 700.0, "count": 3}
+    going_on = {"phase": "retrying", "last_error": "the store was away", "errors": [error]}
+    assert list(live_lines(going_on, 1000.0)) == ["last error 5 min ago, 3 times"]
+
+
 def test_what_is_behind_is_said_with_its_seconds():
     """A save that is not stored has a line, and an old proof another one; what is pending for a moment has none."""
     behind = {"phase": "running", "lag_s": 45.0, "proof_lag_s": 7500.0}

@@ -25,7 +25,9 @@ def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
         yield _evaluation_line(evaluation, now_s)
     for error in run.get("errors", ())[-1:]:
         times = f", {error['count']} times" if error["count"] > 1 else ""
-        yield f"last error {_ago(error['last_s'], now_s)}{times}: {error['text']}"
+        # What is wrong now stands above already.
+        said = "" if error["text"] == run.get("last_error") else f": {error['text']}"
+        yield f"last error {_ago(error['last_s'], now_s)}{times}{said}"
     if run.get("next_try_s") is not None and run.get("phase") != "running":
         left_s = max(0.0, run["next_try_s"] - now_s)
         yield f"looks again in {left_s:.0f} s" if left_s < _AT_RISK_S else f"looks again in {duration(left_s)}"
