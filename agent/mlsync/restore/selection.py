@@ -146,7 +146,7 @@ def _missing(manifest: Manifest, tree: _Tree, missing: list[bytes]) -> PathMissi
     more = f" and {len(missing) - _NAMED_MAX} more" if len(missing) > _NAMED_MAX else ""
     close = _nearest(tree, missing[0])
     question = f"did you mean {' or '.join(close)}? " if close else ""
-    advice = f"{question}nothing was restored; mlsync show {root.number} --run {root.run} lists what there is"
+    advice = f"{question}nothing was written; mlsync show {root.number} --run {root.run} lists what there is"
     return PathMissing(f"version {root.number} holds nothing at {named}{more}", where=f"run {root.run}", advice=advice)
 
 
