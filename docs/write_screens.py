@@ -46,7 +46,7 @@ _PROGRAM: Final = """#!{python}
 from pathlib import Path
 
 from mlsync.cli.main import main
-from mlsync.service import booted
+from mlsync.service.unit import booted
 
 booted.SYSTEMD_RUNS = Path("{systemd}")
 main()

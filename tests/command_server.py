@@ -62,7 +62,7 @@ def _become(request: dict) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    from mlsync.service import booted
+    from mlsync.service.unit import booted
 
     # The tests say whether systemd runs, on every machine that they run on.
     booted.SYSTEMD_RUNS = Path(request["systemd"])

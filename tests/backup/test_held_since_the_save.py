@@ -11,7 +11,7 @@ import time
 import pytest
 
 from flow_parts import small_checkpoint
-from mlsync.service.holds import AGE_S, Holds
+from mlsync.service.watching.holds import AGE_S, Holds
 from mlsync.source.finished import finished_file, full_directory
 
 GIB = 1 << 30

@@ -8,8 +8,8 @@ import time
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
 from mlsync.service import status
-from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
+from mlsync.service.passes.doing import Doing
 from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.place import AgentPlace

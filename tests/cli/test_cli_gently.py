@@ -89,7 +89,7 @@ def test_what_the_agent_does_stands_behind_others(machine):
     with (machine.base / "log").open("w") as log:
         agent = subprocess.Popen([MLSYNC, "agent", "-vv"], env=machine.environment(), stderr=log, cwd=machine.base)
     try:
-        wanted = {"passes": "mlsync.service.pass_start", "proof": "programs/device.py"}
+        wanted = {"passes": "mlsync.service.passes.pass_start", "proof": "programs/device.py"}
         seen = {}
         deadline_s = time.monotonic() + PATIENCE_S
         while seen.keys() != wanted.keys():

@@ -22,13 +22,13 @@ from mlsync.demo import report
 from mlsync.errors import StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
-from mlsync.service.pass_process import Opened
+from mlsync.service.afterwards.registrations import Registrations
+from mlsync.service.passes.pass_process import Opened
 from mlsync.service.preemption_watch import PreemptionWatch
-from mlsync.service.registrations import Registrations
 from mlsync.service.talk.ask_now import AskedPass
 from mlsync.service.talk.client import AgentAt
 from mlsync.service.talk.place import AgentPlace
-from mlsync.service.telling import Telling, TellOptions
+from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.tell.letter import Receipt
 from mlsync.upkeep.key_slots import SlotAdded
 

@@ -16,8 +16,8 @@ from mlsync.config.every import Never
 from mlsync.errors import StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
-from mlsync.service.notify import Notifier
 from mlsync.service.talk import ask_now
+from mlsync.service.unit.notify import Notifier
 from mlsync.service.worker import Timing
 
 PATIENCE_S = 30.0

@@ -17,7 +17,7 @@ from machine import MLSYNC
 from mlsync import errors
 from mlsync.config.model import Config, KeySettings, WatchSettings
 from mlsync.errors import ConfigInvalid
-from mlsync.service import install as service
+from mlsync.service.unit import install as service
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 USER = 65534

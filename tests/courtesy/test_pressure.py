@@ -323,7 +323,7 @@ def make_proc(root, group, processes):
     return proc, groups
 
 
-AGENT = "/usr/bin/python3 -P -m mlsync.service.pass_start 20"
+AGENT = "/usr/bin/python3 -P -m mlsync.service.passes.pass_start 20"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
-from mlsync.service.notify import Notifier
+from mlsync.service.unit.notify import Notifier
 
 pytestmark = pytest.mark.slow
 
@@ -277,7 +277,7 @@ def test_an_idle_agent_is_small(agent, runs):
     assert not re.search("torch|numpy|boto", maps)
     code = (
         f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import agent_process\n"
-        "import mlsync.service.schedule, mlsync.service.watch; print(*sys.modules)"
+        "import mlsync.service.watching.schedule, mlsync.service.watching.watch; print(*sys.modules)"
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "boto3", "botocore", "rich", "zstandard"} & set(modules)

@@ -13,8 +13,8 @@ from mlsync.errors import StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
-from mlsync.service.notify import Notifier
-from mlsync.service.trigger import Changes
+from mlsync.service.unit.notify import Notifier
+from mlsync.service.watching.trigger import Changes
 
 HOUR_S = 3600.0
 

@@ -15,9 +15,9 @@ from mlsync.config.model import Config, EvaluateSettings, ProofSettings, WatchSe
 from mlsync.errors import EvaluationFailed, Stopped
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.service.afterwards.evaluations import RETRY_S, TRIES_MAX, AgentEvaluations
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
-from mlsync.service.evaluations import RETRY_S, TRIES_MAX, AgentEvaluations
-from mlsync.service.pass_process import Opened
+from mlsync.service.passes.pass_process import Opened
 from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.version_seen import VersionSeen

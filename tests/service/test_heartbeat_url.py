@@ -10,9 +10,9 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
-from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import Heartbeat
 from mlsync.service.run_record import RecordedJob, RunRecord
+from mlsync.service.telling.heartbeat_url import HeartbeatUrl
 from mlsync.tell.letter import HEARTBEAT, Letter
 from mlsync.tell.send import deliver
 

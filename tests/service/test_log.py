@@ -28,7 +28,7 @@ from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.log import JournalFormatter, JsonFormatter, LogMonitor, is_journal, log_to
-from mlsync.service.pass_child import PassChild
+from mlsync.service.passes.pass_child import PassChild
 from mlsync.store.base import Store
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.store.location import open_store

@@ -25,12 +25,12 @@ from mlsync.repository.history.fence import FENCE_BYTES
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.service.afterwards.daily_prune import DailyPrune
+from mlsync.service.afterwards.maintenance import SCRUB_EVERY_S, Maintenance
+from mlsync.service.afterwards.proof_due import PROVE_EVERY_S
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
-from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.job import Heartbeat
-from mlsync.service.maintenance import SCRUB_EVERY_S, Maintenance
-from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
-from mlsync.service.proof_due import PROVE_EVERY_S
+from mlsync.service.passes.pass_process import Opened, PassProcess, PruneRequest
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 
@@ -393,7 +393,7 @@ class TestPrune:
 
         monkeypatch.setattr(PassProcess, "ask", ask)
         monkeypatch.setattr(PassProcess, "close", lambda _self: ended.set())
-        monkeypatch.setattr("mlsync.service.daily_prune.SILENT_S", -1.0)
+        monkeypatch.setattr("mlsync.service.afterwards.daily_prune.SILENT_S", -1.0)
         opened = Opened(place.repository.keys, True, place.repository.slot)
         prune = DailyPrune(place.config, place.monitor, now_ns=lambda: place.now_ns)
         prune.begin(opened, place.stop)

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
 from mlsync.config.address import Address, parse_address
-from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
+from mlsync.service.passes.doing import Doing
 from mlsync.service.run_record import RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.metrics import exposition

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from mlsync.service.notify import Notifier
+from mlsync.service.unit.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

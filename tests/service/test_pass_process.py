@@ -32,10 +32,10 @@ from mlsync.errors import (
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.service import pass_process
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat, Interruption
-from mlsync.service.pass_process import Bounds, PassProcess, PassRequest
+from mlsync.service.passes import pass_process
+from mlsync.service.passes.pass_process import Bounds, PassProcess, PassRequest
 from mlsync.source.finished import finished_file
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.key_slots import add_slot

@@ -14,8 +14,8 @@ from mlsync.cli.reports.live_report import channel_lines
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, MlflowSettings
 from mlsync.errors import StoreUnavailable
-from mlsync.service.pass_process import Opened
-from mlsync.service.registrations import BEST, Registrations
+from mlsync.service.afterwards.registrations import BEST, Registrations
+from mlsync.service.passes.pass_process import Opened
 from mlsync.service.talk.metrics import exposition
 from mlsync.upkeep.version_seen import VersionSeen
 

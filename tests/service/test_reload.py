@@ -18,7 +18,7 @@ from mlsync.config.every import Never
 from mlsync.errors import ConfigInvalid
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
-from mlsync.service.notify import Notifier
+from mlsync.service.unit.notify import Notifier
 from mlsync.service.worker import Timing
 
 PATIENCE_S = 60.0

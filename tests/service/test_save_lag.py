@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlsync.app.pass_result import PassResult
-from mlsync.service.save_lag import SaveLag
+from mlsync.service.watching.save_lag import SaveLag
 
 
 def outcome(version=None, proved=None):

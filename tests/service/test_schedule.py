@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlsync.config.every import Cron, Interval, Never, parse_every
-from mlsync.service.schedule import JITTER_S, Schedule
+from mlsync.service.watching.schedule import JITTER_S, Schedule
 
 
 class Clocks:
@@ -124,7 +124,7 @@ def test_a_machine_that_contradicts_itself_has_a_time_zone(monkeypatch):
     """Where the time zone's name cannot be had its offset is used."""
     import tzlocal
 
-    from mlsync.service.schedule import local_timezone
+    from mlsync.service.watching.schedule import local_timezone
 
     def contradict():
         raise LookupError("Multiple conflicting time zone configurations found")

@@ -13,8 +13,8 @@ import pytest
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import StoreUnavailable
 from mlsync.service import status
-from mlsync.service.doing import Doing, DoingNow
 from mlsync.service.job import Heartbeat
+from mlsync.service.passes.doing import Doing, DoingNow
 from mlsync.service.run_record import RecordedJob, RunRecord, usual_interval_s
 from mlsync.service.status import RunStatus
 from mlsync.service.worker import RunState

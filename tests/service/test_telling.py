@@ -15,14 +15,14 @@ from mlsync.app.pass_result import PassResult
 from mlsync.cli.reports.live_report import channel_lines
 from mlsync.config.model import HookSettings, NotifySettings
 from mlsync.errors import ConfigInvalid, StoreUnavailable
-from mlsync.service.channels import letter_for
 from mlsync.service.conditions import Conditions, full_disks, knows_of
-from mlsync.service.news import News
 from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.place import AgentPlace
-from mlsync.service.telling import Telling, TellOptions
+from mlsync.service.telling.channels import letter_for
+from mlsync.service.telling.news import News
+from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.service.worker import RunState
 from mlsync.tell.event import KINDS, NoticeEvent
 from mlsync.tell.letter import Receipt

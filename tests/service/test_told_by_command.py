@@ -13,8 +13,8 @@ from mlsync.config.model import Config, NotifySettings
 from mlsync.service.talk.local_socket import LocalSocket
 from mlsync.service.talk.place import AgentPlace
 from mlsync.service.talk.talk import Talk
-from mlsync.service.telling import Telling, TellOptions
-from mlsync.service.told_by_command import CommandNews, tell_news
+from mlsync.service.telling.telling import Telling, TellOptions
+from mlsync.service.telling.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 
 STORE = "file:///r"

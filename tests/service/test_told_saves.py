@@ -13,7 +13,7 @@ from mlsync.service.talk import client
 from mlsync.service.talk.answers import Answers
 from mlsync.service.talk.http import HttpRequest
 from mlsync.service.talk.told_saves import may_tell, told_below
-from mlsync.service.trigger import Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
+from mlsync.service.watching.trigger import Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
 from mlsync.service.worker import Timing, Worker
 from mlsync.source.finished import place_of_save
 
@@ -157,8 +157,8 @@ def test_the_kernel_says_who_asks():
 
 def test_a_user_learns_nothing_of_anothers_passes(tmp_path):
     """Numbers can be guessed; the answer holds only what the same user asked for."""
-    from mlsync.service.asked_passes import AskedPasses
-    from mlsync.service.trigger import Asked
+    from mlsync.service.passes.asked_passes import AskedPasses
+    from mlsync.service.watching.trigger import Asked
 
     passes = AskedPasses()
     numbers = [passes.add("a", Asked(), 1000), passes.add("b", Asked(), 1001), passes.add("c", Asked())]

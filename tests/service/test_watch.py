@@ -15,9 +15,9 @@ import pytest
 from watchdog import events
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.service import watch
-from mlsync.service.trigger import Trigger
-from mlsync.service.watch import SILENT_RESCAN_S, Watcher, _Handler, _Queue
+from mlsync.service.watching import watch
+from mlsync.service.watching.trigger import Trigger
+from mlsync.service.watching.watch import SILENT_RESCAN_S, Watcher, _Handler, _Queue
 
 TOO_FAST = "changes came faster than their events could be read, so all files are rescanned"
 PATIENCE_S = 20.0
@@ -199,7 +199,7 @@ def test_a_directory_that_came_full_is_told(told, tmp_path):
 
 def test_known_logs_are_bounded(told, monkeypatch):
     """A trainer that makes files without end does not fill the agent's memory; the oldest count as new again."""
-    monkeypatch.setattr("mlsync.service.watch._KNOWN_MAX", 2)
+    monkeypatch.setattr("mlsync.service.watching.watch._KNOWN_MAX", 2)
     assert [told(events.FileClosedEvent, name)[0] for name in ("a", "b", "a", "c", "a")] == [
         *("file", "file", "log", "file", "file")
     ]
@@ -332,8 +332,8 @@ def test_no_inotify_at_all_is_told_and_survived(tmp_path, watched, monkeypatch):
 AS_SOMEBODY = """
 import ctypes, errno, os, pathlib, sys
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.service.trigger import Trigger
-from mlsync.service.watch import Watcher
+from mlsync.service.watching.trigger import Trigger
+from mlsync.service.watching.watch import Watcher
 # Another user: its inotify instances are not those of the other tests, and it may not read everything.
 os.setgroups([])
 os.setresgid(54321, 54321, 54321)

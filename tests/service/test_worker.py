@@ -20,9 +20,9 @@ from mlsync.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat
-from mlsync.service.trigger import Changes, ChangeTimes, SaveTimes
+from mlsync.service.watching.holds import Holds
+from mlsync.service.watching.trigger import Changes, ChangeTimes, SaveTimes
 from mlsync.service.worker import Timing, Worker
 
 

@@ -95,8 +95,8 @@ def test_a_checkpoint_is_proved_under_the_whole_hardening(container):
 
 
 def test_the_unit_stands_beside_all_slices(container):
-    """The unit's weight counts against system.slice and user.slice, and is a hundredth of theirs."""
-    assert (container.unit("ControlGroup"), container.unit("CPUWeight")) == ("/mlsync-agent.service", "1")
+    """The unit's weight counts against system.slice and user.slice, and is a tenth of theirs."""
+    assert (container.unit("ControlGroup"), container.unit("CPUWeight")) == ("/mlsync-agent.service", "10")
     beside = container.inside("systemctl", "show", "--property", "ControlGroup,CPUWeight", "user.slice", "system.slice")
     assert beside.count("CPUWeight=[not set]") == 2  # 100
     assert "ControlGroup=/system.slice" in beside

@@ -31,15 +31,15 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.service import status
+from mlsync.service.afterwards.daily_prune import DailyPrune
+from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
-from mlsync.service.daily_prune import DailyPrune
-from mlsync.service.evaluations import AgentEvaluations
 from mlsync.service.grace import grace_of, is_short
 from mlsync.service.log import LogMonitor, log_to
-from mlsync.service.notify import Notifier, is_service
-from mlsync.service.registrations import Registrations
 from mlsync.service.talk.place import has_living_agent
+from mlsync.service.unit.notify import Notifier, is_service
 
 _EXAMPLES = """\b
 Examples:

@@ -15,7 +15,7 @@ from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollb
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
 from mlsync.errors import ProblemsFound
-from mlsync.service.told_by_command import CommandNews, tell_news
+from mlsync.service.telling.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.check import CheckResult, Problem, check
 

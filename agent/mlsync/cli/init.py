@@ -36,7 +36,7 @@ from mlsync.errors import ConfigInvalid, RepositoryMissing
 from mlsync.monitor import Monitor
 from mlsync.repository.keys import keyslot
 from mlsync.repository.keys.keyslot import SlotKind, Unlock
-from mlsync.service.booted import has_systemd
+from mlsync.service.unit.booted import has_systemd
 
 _WHAT_IS_AT_STAKE: dict[SlotKind, str] = {
     "passphrase": "Keep a copy of the passphrase away from this machine: nothing opens without it. "

@@ -18,7 +18,7 @@ from mlsync.config.model import Config, KeySettings, S3Settings
 from mlsync.config.places import default_state_directory, place_of_service, place_to_write, usual_places
 from mlsync.config.template import assignments, template
 from mlsync.errors import ConfigInvalid
-from mlsync.service.booted import has_systemd
+from mlsync.service.unit.booted import has_systemd
 
 _SUFFIX: Final = ".toml"
 _ELSEWHERE: Final = "give --write-config FILE.toml for another place"

@@ -13,7 +13,7 @@ from mlsync.cli.reports.json import notify_json
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config, NotifySettings
 from mlsync.errors import ConfigInvalid, NoticeRefused, NoticeUndelivered
-from mlsync.service.channels import letter_for
+from mlsync.service.telling.channels import letter_for
 from mlsync.tell.event import NoticeEvent
 from mlsync.tell.letter import Receipt, send
 

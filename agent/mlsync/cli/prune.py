@@ -20,7 +20,7 @@ from mlsync.config.units import parse_duration
 from mlsync.errors import PruneBlocked, PruneUnconfirmed
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.service.told_by_command import CommandNews, tell_news
+from mlsync.service.telling.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
 from mlsync.upkeep.compaction import compact as carry_out_moves

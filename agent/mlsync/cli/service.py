@@ -20,7 +20,7 @@ from mlsync.config.load import load
 from mlsync.config.places import place_of_service
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
-from mlsync.service.install import (
+from mlsync.service.unit.install import (
     MACHINE,
     NAME,
     Manager,

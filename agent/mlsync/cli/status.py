@@ -24,10 +24,10 @@ from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age, parse_duration
 from mlsync.errors import ConfigInvalid, Error, VersionStale
-from mlsync.service.booted import has_systemd
 from mlsync.service.here import RunHere, runs_here
 from mlsync.service.live import Live, live_status, proved_s, refuse_stale
 from mlsync.service.status import AgentSeen, agent_in, merged, read_agents
+from mlsync.service.unit.booted import has_systemd
 
 _WIDTH = 80
 _LABEL_WIDTH = 13

@@ -24,24 +24,24 @@ from mlsync.config.places import runtime_directory
 from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
-from mlsync.service.asked_passes import AskedPasses
-from mlsync.service.evaluations import AgentEvaluations
+from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.grace import stop_within_s
-from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import RunJob, hung_after_s
-from mlsync.service.news import News
-from mlsync.service.notify import Notifier
+from mlsync.service.passes.asked_passes import AskedPasses
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
-from mlsync.service.registrations import Registrations
 from mlsync.service.run_record import LastEvaluation, RecordedJob, RunRecord
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
 from mlsync.service.talk.place import STATUS_FILE, AgentPlace
 from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.talk.told_saves import may_tell, told_below
-from mlsync.service.telling import Telling, TellOptions
-from mlsync.service.told_by_command import CommandNews
-from mlsync.service.trigger import Trigger
+from mlsync.service.telling.heartbeat_url import HeartbeatUrl
+from mlsync.service.telling.news import News
+from mlsync.service.telling.telling import Telling, TellOptions
+from mlsync.service.telling.told_by_command import CommandNews
+from mlsync.service.unit.notify import Notifier
+from mlsync.service.watching.trigger import Trigger
 from mlsync.service.worker import LastPass, Timing, Worker
 from mlsync.source.finished import place_of_save
 from mlsync.upkeep.version_seen import VersionSeen
@@ -560,7 +560,7 @@ class Agent:
         if not self._options.timing.on_change:
             yield
             return
-        from mlsync.service.watch import Watcher  # late: agents that only follow the schedule need no inotify
+        from mlsync.service.watching.watch import Watcher  # late: agents that only follow the schedule need no inotify
 
         directories: dict[Path, list[Trigger]] = {}
         for worker in self._workers:
@@ -575,7 +575,7 @@ class Agent:
 
     @contextmanager
     def _scheduling(self) -> Iterator[Callable[[], None]]:
-        from mlsync.service.schedule import (  # late: commands that only need options do not pay for it
+        from mlsync.service.watching.schedule import (  # late: commands that only need options do not pay for it
             JITTER_S,
             Schedule,
         )

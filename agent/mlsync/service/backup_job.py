@@ -21,10 +21,11 @@ from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
-from mlsync.service.daily_prune import DailyPrune
-from mlsync.service.holds import Holds
+from mlsync.service.afterwards.daily_prune import DailyPrune
+from mlsync.service.afterwards.proof_due import is_proof_due
+from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.job import Heartbeat, Interruption, hung_after_s
-from mlsync.service.pass_process import (
+from mlsync.service.passes.pass_process import (
     IDLE_S,
     Bounds,
     LookRequest,
@@ -34,8 +35,7 @@ from mlsync.service.pass_process import (
     PassRequest,
     ReadyRequest,
 )
-from mlsync.service.proof_due import is_proof_due
-from mlsync.service.registrations import Registrations
+from mlsync.service.watching.holds import Holds
 from mlsync.source.state import State
 
 _LOG: Final = logging.getLogger(__name__)

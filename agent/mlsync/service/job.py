@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mlsync.app.pass_result import PassResult
-from mlsync.service.doing import Doing
-from mlsync.service.holds import Holds
+from mlsync.service.passes.doing import Doing
+from mlsync.service.watching.holds import Holds
 
 
 class RunJob(Protocol):

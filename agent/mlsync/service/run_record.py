@@ -13,8 +13,8 @@ from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import Error, Stopped
-from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat, RunJob
+from mlsync.service.watching.holds import Holds
 from mlsync.upkeep.version_seen import VersionSeen
 
 VERSIONS_MAX: Final = 500

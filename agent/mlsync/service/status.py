@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from mlsync.app.forecast import duration
 from mlsync.config.units import format_age
-from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
+from mlsync.service.passes.doing import Doing
 from mlsync.service.run_record import LastEvaluation, PastError, RunRecord
 from mlsync.service.talk.place import status_files
 from mlsync.service.worker import RunState

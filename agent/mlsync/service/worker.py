@@ -26,8 +26,8 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.service.job import Interruption, RunJob
-from mlsync.service.save_lag import SaveLag
-from mlsync.service.trigger import Asked, Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
+from mlsync.service.watching.save_lag import SaveLag
+from mlsync.service.watching.trigger import Asked, Changes, ChangeTimes, RunPlace, SaveTimes, Trigger
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)

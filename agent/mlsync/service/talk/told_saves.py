@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlsync.service.trigger import RunPlace
+from mlsync.service.watching.trigger import RunPlace
 
 
 def told_below(directory: Path, place: RunPlace | None, paths: Sequence[bytes]) -> bytes | None:

@@ -30,17 +30,17 @@ from mlsync.app.wording import count, size
 from mlsync.config.model import WatchSettings
 from mlsync.errors import Error, KeyServiceUnavailable, RunLocked, StoreUnavailable
 from mlsync.monitor import Monitor
+from mlsync.service.afterwards.daily_prune import DailyPrune
+from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
-from mlsync.service.daily_prune import DailyPrune
-from mlsync.service.evaluations import AgentEvaluations
 from mlsync.service.grace import stop_within_s
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
-from mlsync.service.notify import Notifier
-from mlsync.service.pass_process import PassProcess, RestoreRequest
-from mlsync.service.registrations import Registrations
+from mlsync.service.passes.pass_process import PassProcess, RestoreRequest
 from mlsync.service.training.messages import Began, End, Hurry, Start
+from mlsync.service.unit.notify import Notifier
 from mlsync.service.worker import LastPass
 from mlsync.source.paths import display
 

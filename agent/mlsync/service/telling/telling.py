@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from mlsync.config.model import Config, HookSettings, NotifySettings
 from mlsync.monitor import Monitor
-from mlsync.service.channels import tell
 from mlsync.service.talk.place import NOTICES_FILE, AgentPlace
+from mlsync.service.telling.channels import tell
 from mlsync.tell.event import NoticeEvent
 from mlsync.tell.hooks import HOOKS, run_hook
 from mlsync.tell.letter import Receipt

@@ -18,7 +18,7 @@ from mlsync.config.model import Config
 from mlsync.errors import Error, StoreDenied
 from mlsync.monitor import Monitor
 from mlsync.service.job import Heartbeat
-from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
+from mlsync.service.passes.pass_process import Opened, PassProcess, PruneRequest
 from mlsync.source.state import State
 
 PRUNE_EVERY_S: Final = 24 * 3600.0

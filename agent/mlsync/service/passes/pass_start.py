@@ -10,7 +10,7 @@ from mlsync.courtesy.priority import follow
 def main() -> None:
     """Lower the weight of the session if the agent has a low priority; the load of the program comes afterwards."""
     follow()
-    import_module("mlsync.service.pass_child").main()
+    import_module("mlsync.service.passes.pass_child").main()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mlsync.retention.direction import named_number
 from mlsync.service.conditions import BEHIND_S, Conditions, full_disks, knows_of
 from mlsync.service.run_record import LastEvaluation, RunRecord
 from mlsync.service.status import RunStatus
-from mlsync.service.telling import Telling
+from mlsync.service.telling.telling import Telling
 from mlsync.tell.event import NoticeEvent
 from mlsync.tell.onsets import Condition
 from mlsync.upkeep.version_seen import VersionSeen

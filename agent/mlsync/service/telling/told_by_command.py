@@ -11,7 +11,7 @@ from mlsync.errors import AgentAway
 from mlsync.monitor import Monitor
 from mlsync.service.talk.client import AgentAt, agents
 from mlsync.service.talk.place import AgentPlace
-from mlsync.service.telling import Telling, TellOptions
+from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.tell.event import NoticeEvent
 
 #: How long a command waits for its channels at most; what is left then is told by the next agent, or command.

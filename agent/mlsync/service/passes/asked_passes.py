@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from mlsync.errors import Error
-from mlsync.service.trigger import Asked
+from mlsync.service.watching.trigger import Asked
 from mlsync.source.paths import display
 from mlsync.upkeep.version_seen import VersionSeen
 

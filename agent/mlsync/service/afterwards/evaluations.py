@@ -18,7 +18,7 @@ from mlsync.config.model import Config, EvaluateSettings, WatchSettings
 from mlsync.errors import Error, Stopped
 from mlsync.monitor import Monitor
 from mlsync.service.job import Heartbeat
-from mlsync.service.pass_process import EvaluateRequest, Opened, PassProcess
+from mlsync.service.passes.pass_process import EvaluateRequest, Opened, PassProcess
 from mlsync.service.run_record import LastEvaluation
 from mlsync.upkeep.version_seen import VersionSeen
 

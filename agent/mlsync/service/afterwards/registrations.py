@@ -27,7 +27,7 @@ from mlsync.config.model import Config
 from mlsync.errors import Error
 from mlsync.monitor import Monitor
 from mlsync.service.job import Heartbeat
-from mlsync.service.pass_process import Opened, PassProcess, RegisterRequest
+from mlsync.service.passes.pass_process import Opened, PassProcess, RegisterRequest
 
 #: Stands for the best version of a run, whichever that is when its turn comes.
 BEST: Final = 0

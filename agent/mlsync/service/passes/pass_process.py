@@ -31,9 +31,9 @@ from mlsync.config.model import Config, WatchSettings
 from mlsync.courtesy.priority import stands_back
 from mlsync.errors import Error, ProcessKilled
 from mlsync.repository.keys.keyslot import Unlock
-from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import JSON_LOG, is_json_log, log_level
+from mlsync.service.passes.doing import Doing
 from mlsync.source.held import HeldSave
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
@@ -48,7 +48,7 @@ _LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
 # -P: Python takes no file in the current directory for a module.
-_COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_start")
+_COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.passes.pass_start")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from mlsync.monitor import Monitor, NoticeLevel
-from mlsync.service.trigger import Trigger
+from mlsync.service.watching.trigger import Trigger
 from mlsync.source.finished import Saved, finished_file, full_directory, has_temporary_name
 from mlsync.source.paths import display
 from mlsync.source.silent_disks import silent_kind

@@ -32,10 +32,10 @@ from mlsync.monitor import NoticeLevel, Task
 from mlsync.repository import names
 from mlsync.repository.readable import newest_maker
 from mlsync.repository.repository import Repository
-from mlsync.service.doing import DoingNow, PassStep
+from mlsync.service.afterwards.maintenance import Maintenance
 from mlsync.service.log import JSON_LOG, LogMonitor, log_to
-from mlsync.service.maintenance import Maintenance
-from mlsync.service.pass_process import (
+from mlsync.service.passes.doing import DoingNow, PassStep
+from mlsync.service.passes.pass_process import (
     HANDED_AT_ONCE,
     HANDOVER,
     HURRY,

@@ -21,7 +21,7 @@ from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
-from mlsync.service.proof_due import is_proof_due, note_proof
+from mlsync.service.afterwards.proof_due import is_proof_due, note_proof
 from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mlsync.app.pass_result import PassResult
-from mlsync.service.holds import Holds
+from mlsync.service.watching.holds import Holds
 from mlsync.source.finished import Saved
 
 # A run with more saves under way at a time counts those beyond as one.

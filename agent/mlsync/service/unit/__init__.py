@@ -1,0 +1,1 @@
+"""The agent as a unit of systemd: installing it, and what it tells the service manager."""
