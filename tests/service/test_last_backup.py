@@ -38,7 +38,7 @@ class PlayedAgent:
             ids.append(len(self.passes) - 1)
         return self.requested(ids)
 
-    def requested(self, ids):
+    def requested(self, ids, uid=None):
         """How the passes ended."""
         return {"passes": [self._pass(number, *self.passes[number]) for number in ids]}
 
@@ -148,6 +148,7 @@ class Job:
 
     def __init__(self, name, directory):
         self.name, self.directory = name, directory
+        self.holds = None
 
     def prepare(self):
         """Nothing."""

@@ -43,7 +43,7 @@ class FakeAgent:
         self.requests.append((list(runs), dict(query)))
         return {"requested": list(runs) or ["a", "b"]}
 
-    def requested(self, ids):
+    def requested(self, ids, uid=None):
         """What the test says."""
         return {"passes": [self.passes[one] for one in ids if one in self.passes]}
 

@@ -210,7 +210,7 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
 def _shipped(name: str) -> str:
     """Return a file of ``systemd/``: it is in the wheel beside the modules, and in a clone where it is edited."""
     packaged = files("mlsync") / "systemd" / name
-    return packaged.read_text() if packaged.is_file() else (Path(__file__).parents[3] / "systemd" / name).read_text()
+    return packaged.read_text() if packaged.is_file() else (Path(__file__).parents[4] / "systemd" / name).read_text()
 
 
 def _stamp(text: str) -> str:
