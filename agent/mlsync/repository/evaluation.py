@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import msgspec
 
-from mlsync.codec import digest
 from mlsync.codec.keys import Keys
-from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound, StoreBroken
-from mlsync.repository import names, sealed_object
-from mlsync.repository.encoding.canonical import decode_as
+from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound
+from mlsync.repository import names
+from mlsync.repository.beside import READ_AT_ONCE, BesideKind, ObjectsBeside
 from mlsync.repository.encoding.room import Room, check_room
 from mlsync.repository.encoding.validation import is_safe_path, is_time
-from mlsync.repository.read_twice import read_twice
 from mlsync.repository.sealed_object import EVALUATION
 from mlsync.store.base import Store
 
@@ -33,8 +29,6 @@ NUMBERS_MAX: Final = 100
 NAME_BYTES_MAX: Final = 100
 LABEL_BYTES_MAX: Final = 200
 _COMMAND_BYTES: Final = 32
-# They are small: the time is in the round trips.
-_AT_ONCE: Final = 8
 
 
 class Measure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -92,28 +86,19 @@ class Evaluations:
     """The evaluations of one repository; *refuse* raises an error for one that a retired key sealed."""
 
     def __init__(self, store: Store, keys: Keys, refuse: Callable[[str, bytes], None]) -> None:
-        self._store = store
-        self._keys = keys
-        self._refuse = refuse
-        self._run_key = keys.of("run id")
+        self._objects = ObjectsBeside(_KIND, store, keys, refuse)
 
     def of_run(self, run_id: bytes) -> dict[int, list[str]]:
         """Return the names of the evaluations of a run's versions, by version: one listing."""
-        found: dict[int, list[str]] = defaultdict(list)
-        for key, number in self._listed(names.run_evaluations_prefix(run_id)):
-            found[number].append(key)
-        return found
+        return self._objects.of_run(run_id)
 
     def of_version(self, run_id: bytes, number: int) -> list[str]:
         """Return the names of the evaluations of one version."""
-        return [key for key, _ in self._listed(names.version_evaluations_prefix(run_id, number))]
+        return self._objects.of_version(run_id, number)
 
     def open(self, key: str, manifest: bytes | None = None) -> StoredEvaluation:
         """Return the evaluation of this name; raise ``ManifestDamaged`` if it is none, or is of another *manifest*."""
-        found = read_twice(partial(self._open, key))
-        if manifest is not None and found.evaluation.manifest != manifest:
-            raise _of_another(key)
-        return found
+        return StoredEvaluation(key, self._objects.open(key, manifest)[0])
 
     def read(
         self, manifests: Mapping[str, bytes], skipped: MutableMapping[str, Damage | FormatUnsupported]
@@ -136,42 +121,15 @@ class Evaluations:
         if len(found) <= 1:
             read = list(map(opened, found))
         else:
-            with ThreadPoolExecutor(_AT_ONCE) as executor:
+            with ThreadPoolExecutor(READ_AT_ONCE) as executor:
                 read = list(executor.map(opened, found))
         return sorted((one for one in read if one is not None), key=lambda one: one.made_ns)
 
     def add(self, run_id: bytes, evaluation: Evaluation) -> StoredEvaluation:
         """Store the evaluation beside its version."""
         key = names.evaluation(run_id, evaluation.number, os.urandom(names.EVALUATION_ID_BYTES))
-        _check(evaluation, key)
-        self._store.put(key, sealed_object.seal(self._keys, EVALUATION, key, msgspec.msgpack.encode(evaluation)))
+        self._objects.put(key, evaluation)
         return StoredEvaluation(key, evaluation)
-
-    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for info in self._store.list(prefix):
-            parsed = names.parse_evaluation(info.key)
-            if parsed is not None:
-                yield info.key, parsed[1]
-
-    def _open(self, key: str) -> StoredEvaluation:
-        try:
-            body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-            raise ManifestDamaged(f"the evaluation is not as it was written: {error.what}", where=key) from error
-        except NotFound as error:
-            raise ManifestDamaged("the evaluation was listed and is gone", where=key) from error
-        found = decode_as(sealed_object.open_(self._keys, EVALUATION, key, body), Evaluation, key)
-        if names.parse_evaluation(key) != (digest.run_id(self._run_key, found.run), found.number):
-            raise _of_another(key)
-        _check(found, key)
-        self._refuse(key, body)
-        return StoredEvaluation(key, found)
-
-
-def _of_another(key: str) -> ManifestDamaged:
-    return ManifestDamaged("the evaluation belongs to another version than its name says", where=key)
 
 
 def _check(evaluation: Evaluation, where: str) -> None:
@@ -205,3 +163,13 @@ def _are_measures(numbers: Sequence[Measure]) -> bool:
     return rising == sorted(set(rising)) and all(
         is_measure_name(one.name) and math.isfinite(one.value) for one in numbers
     )
+
+
+_KIND: Final = BesideKind(
+    EVALUATION,
+    Evaluation,
+    names.parse_evaluation,
+    names.run_evaluations_prefix,
+    names.version_evaluations_prefix,
+    _check,
+)

@@ -7,30 +7,24 @@ Each later proof names its manifest by digest, so that it applies to no other. S
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import msgspec
 
-from mlsync.codec import digest
 from mlsync.codec.keys import Keys
-from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound, StoreBroken
-from mlsync.repository import names, sealed_object
-from mlsync.repository.encoding.canonical import decode_as
+from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound
+from mlsync.repository import names
+from mlsync.repository.beside import READ_AT_ONCE, BesideKind, ObjectsBeside
 from mlsync.repository.encoding.room import Room, check_room
 from mlsync.repository.encoding.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.repository.proof_links import check_seen, heads_of, link, linked_id, seen_links
-from mlsync.repository.read_twice import read_twice
 from mlsync.repository.sealed_object import LATER_PROOF
 from mlsync.store.base import Store
 from mlsync.values import Proof, is_count
 
-# They are small: the time is in the round trips.
-_AT_ONCE: Final = 8
 _BATCH: Final = 100
 
 
@@ -108,28 +102,20 @@ class LaterProofs:
     """The later proofs of one repository, by run and version; *refuse* raises an error for one that does not count."""
 
     def __init__(self, store: Store, keys: Keys, refuse: Callable[[str, bytes], None]) -> None:
-        self._store = store
-        self._refuse = refuse
-        self._keys = keys
-        self._run_key = keys.of("run id")
+        self._objects = ObjectsBeside(_KIND, store, keys, refuse)
 
     def of_run(self, run_id: bytes) -> dict[int, list[str]]:
         """Return the names of all proofs of a run's versions, by version: one listing."""
-        found: dict[int, list[str]] = defaultdict(list)
-        for key, number in self._listed(names.run_proofs_prefix(run_id)):
-            found[number].append(key)
-        return found
+        return self._objects.of_run(run_id)
 
     def of_version(self, run_id: bytes, number: int) -> list[str]:
         """Return the names of the proofs of one version."""
-        return [key for key, _ in self._listed(names.version_proofs_prefix(run_id, number))]
+        return self._objects.of_version(run_id, number)
 
     def open(self, key: str, manifest: bytes | None = None) -> StoredProof:
         """Return the proof of this name; raise ``ManifestDamaged`` if it does not open, or is of another *manifest*."""
-        stored = read_twice(partial(self._open, key))
-        if manifest is not None and stored.proof.manifest != manifest:
-            raise _of_another(key)
-        return stored
+        proof, digest = self._objects.open(key, manifest)
+        return StoredProof(key, link(names.later_proof_id(key), digest), proof)
 
     def read(
         self,
@@ -167,7 +153,7 @@ class LaterProofs:
             if manifest in (None, one.proof.manifest):
                 sound.append(one)
             else:
-                skipped[one.key] = _of_another(one.key)
+                skipped[one.key] = self._objects.of_another(one.key)
         sound.sort(key=lambda one: one.proof.made_ns)
         return VersionProofs(tuple(sound), tuple(sorted(missing)), len(found) - len(present))
 
@@ -189,43 +175,14 @@ class LaterProofs:
         if len(keys) == 1:
             yield keys[0], opened(keys[0])
             return
-        with ThreadPoolExecutor(_AT_ONCE) as executor:
+        with ThreadPoolExecutor(READ_AT_ONCE) as executor:
             yield from zip(keys, executor.map(opened, keys), strict=True)
 
     def add(self, run_id: bytes, proof: LaterProof) -> StoredProof:
         """Store the proof beside its version."""
         proof_id = os.urandom(names.PROOF_ID_BYTES)
         key = names.later_proof(run_id, proof.number, proof_id)
-        _check(proof, key)
-        body = sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof))
-        self._store.put(key, body)
-        return StoredProof(key, link(proof_id, digest.object_digest(body)), proof)
-
-    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for info in self._store.list(prefix):
-            parsed = names.parse_later_proof(info.key)
-            if parsed is not None:
-                yield info.key, parsed[1]
-
-    def _open(self, key: str) -> StoredProof:
-        try:
-            body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-            raise ManifestDamaged(f"the later proof is not as it was written: {error.what}", where=key) from error
-        except NotFound as error:
-            raise ManifestDamaged("the later proof was listed and is gone", where=key) from error
-        proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)
-        if names.parse_later_proof(key) != (digest.run_id(self._run_key, proof.run), proof.number):
-            raise _of_another(key)
-        _check(proof, key)
-        self._refuse(key, body)
-        return StoredProof(key, link(names.later_proof_id(key), digest.object_digest(body)), proof)
-
-
-def _of_another(key: str) -> ManifestDamaged:
-    return ManifestDamaged("the later proof belongs to another version than its name says", where=key)
+        return StoredProof(key, link(proof_id, self._objects.put(key, proof)), proof)
 
 
 def _check(proof: LaterProof, where: str) -> None:
@@ -240,3 +197,13 @@ def _check(proof: LaterProof, where: str) -> None:
         check_proof(file.proof, where)
     check_room(proof.room, "the later proof", where)
     check_seen(proof.room, names.later_proof_id(where), where)
+
+
+_KIND: Final = BesideKind(
+    LATER_PROOF,
+    LaterProof,
+    names.parse_later_proof,
+    names.run_proofs_prefix,
+    names.version_proofs_prefix,
+    _check,
+)
