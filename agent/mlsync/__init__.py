@@ -3,6 +3,8 @@
 For programs: ``mlsync.now`` in a training, ``mlsync.versions`` and ``mlsync.restore`` in a notebook (docs/python.md).
 """
 
+import sys
+
 # As typing's, which is not imported: this module is loaded with every command.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,14 +30,46 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Return what programs use of mlsync."""
+if TYPE_CHECKING:
+    from types import ModuleType as _Module
+else:
+    _Module = type(sys)  # the module that has its name need not be loaded
+
+
+class _Callable(_Module):
+    """A package of ours that has the name of something that programs call, and does that when it is called."""
+
+    def __call__(self, *given: object, **named: object) -> object:
+        return _of_programs(self.__name__.rpartition(".")[2])(*given, **named)  # type: ignore[operator]
+
+
+class _Package(_Module):
+    """This module: what programs call stays callable when the package of the same name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python puts a package into the one above it, in the place of a function, once anything below it is imported.
+        if name in _HOMES and isinstance(value, _Module):
+            value.__class__ = _Callable
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def _of_programs(name: str) -> object:
     from importlib import import_module
 
+    return getattr(import_module(f"mlsync.python.{_HOMES[name]}"), name)
+
+
+def __getattr__(name: str) -> object:
+    """Return what programs use of mlsync."""
     if name in _HOMES:
-        found = globals()[name] = getattr(import_module(f"mlsync.python.{_HOMES[name]}"), name)
+        found = globals()[name] = _of_programs(name)
         return found
     if name == "errors":
+        from importlib import import_module
+
         return import_module("mlsync.errors")
     raise AttributeError(f"module 'mlsync' has no attribute {name!r}")
 

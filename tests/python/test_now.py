@@ -340,6 +340,20 @@ def test_an_import_loads_nothing():
         _ = mlsync.nothing
 
 
+def test_a_package_of_the_same_name_takes_no_function_away():
+    """``mlsync.versions`` and ``mlsync.restore`` are called as before when packages of these names are loaded."""
+    program = (
+        "import mlsync\n"
+        "first = mlsync.versions\n"
+        "import mlsync.versions.select, mlsync.restore.restore\n"
+        "for call in (mlsync.versions, mlsync.restore):\n"
+        "    try: call('x', repository='/nowhere', passphrase='secret', version=0, no_such=1)\n"
+        "    except TypeError as error: assert 'no_such' in str(error), error\n"
+        "from mlsync.versions.select import find_run\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
 def test_telling_needs_the_standard_library_alone():
     """A trainer's Python needs none of what the agent is made of: mlsync without its dependencies will do."""
     ours = loaded("import mlsync; mlsync.now; mlsync.versions") - loaded("pass")
