@@ -347,7 +347,7 @@ def test_a_package_of_the_same_name_takes_no_function_away():
         "first = mlsync.versions\n"
         "import mlsync.versions.select, mlsync.restore.restore\n"
         "for call in (mlsync.versions, mlsync.restore):\n"
-        "    try: call('x', repository='/nowhere', passphrase='secret', version=0, no_such=1)\n"
+        "    try: call('x', no_such=1)\n"
         "    except TypeError as error: assert 'no_such' in str(error), error\n"
         "from mlsync.versions.select import find_run\n"
     )
