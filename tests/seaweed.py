@@ -17,6 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 READY_WITHIN_S = 60
+# Of a start whose ports were free a moment before.
+TRIES = 5
+TAKEN = "address already in use"
 RIGHTS = ("Read", "Write", "List")
 # The servers of a test run must leave memory for the tests on a small machine.
 GO_MEMORY_LIMIT = "400MiB"
@@ -86,7 +89,19 @@ class Seaweed:
 
     def start(self) -> S3Server:
         """Start the server and return it once it answers; after ``stop`` it has the same address and data."""
-        ports = self._ports = self._ports or free_ports(5)
+        is_first = not self._ports
+        for left in reversed(range(TRIES if is_first else 1)):
+            try:
+                return self._start(self._ports or free_ports(5))
+            except RuntimeError as error:
+                # Another process can take a port between the look for it and the server's start.
+                if not left or TAKEN not in str(error):
+                    raise
+                self._ports = []
+        raise AssertionError
+
+    def _start(self, ports: list[int]) -> S3Server:
+        self._ports = ports
         self.server = replace(self.server, endpoint_url=f"http://127.0.0.1:{ports[0]}")
         command = [find_weed(), *self._arguments(ports), *self._https_arguments()]
         with (self.directory / "weed.log").open("ab") as log:
