@@ -47,6 +47,7 @@ class Trainer:
         held = self.holds.taken()
         result = self.world.backup(held=held, **options)
         self.holds.done(held)
+        self.holds.returned()
         assert result.troubles == ()
         return {os.fsdecode(entry.path) for entry in self.world.manifest().entries if entry.size_bytes}
 
@@ -90,6 +91,31 @@ def test_a_run_that_looks_untouched_gets_a_version_of_what_was_rotated(trainer):
     trainer.close("epoch1.pt", small_checkpoint(2))
     os.unlink(trainer.world.directory / "epoch1.pt")
     assert trainer.backed_up() == {"last.pt", "epoch1.pt"}
+
+
+@pytest.mark.parametrize("how", ["written again", "held too long", "all let go"])
+def test_what_a_pass_has_stays_open(trainer, how):
+    """Whatever becomes of a save, its descriptors are the files of the pass, and are closed when that is over."""
+    before = open_count()
+    trainer.close("last.pt", small_checkpoint(1))
+    content = (trainer.world.directory / "last.pt").read_bytes()
+    (held,) = trainer.holds.taken()
+    (file,) = held.files
+    if how == "written again":
+        os.unlink(trainer.world.directory / "last.pt")
+        trainer.close("last.pt", small_checkpoint(2))
+    elif how == "held too long":
+        trainer.now_s += AGE_S
+        trainer.holds.look()
+    else:
+        trainer.holds.done([held])
+    assert os.pread(file.descriptor, 1 << 20, 0) == content
+    assert held.is_deleted == (how == "written again")
+    trainer.holds.returned()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.descriptor)
+    trainer.holds.close()
+    assert open_count() == before
 
 
 def test_half_a_checkpoint_is_none(trainer):

@@ -14,8 +14,6 @@ pytestmark = pytest.mark.slow
 
 SECRET = b"for root alone " * 500
 PATIENCE_S = 60.0
-TRIED_S = 20.0
-FEWEST, ENOUGH = 2, 12
 
 
 def test_an_agent_of_roots_is_led_nowhere(machine):
@@ -42,13 +40,10 @@ def test_an_agent_of_roots_is_led_nowhere(machine):
         agent = subprocess.Popen(command, env=machine.environment(), stderr=log, cwd=machine.base)
     try:
         with swapping(watched, "d", "link", "file", "other"):
-            # How many versions there are by then depends on how the kernel shares the processors with the neighbour.
-            deadline_s = time.monotonic() + TRIED_S
-            while (made := sum(1 for _ in machine.repository.glob("versions/*/*"))) < ENOUGH:
+            deadline_s = time.monotonic() + PATIENCE_S
+            while sum(1 for _ in machine.repository.glob("versions/*/*")) < 12:
                 assert agent.poll() is None, (machine.base / "log").read_text()
-                if made >= FEWEST and time.monotonic() >= deadline_s:
-                    break
-                assert time.monotonic() < deadline_s + PATIENCE_S, (machine.base / "log").read_text()
+                assert time.monotonic() < deadline_s, (machine.base / "log").read_text()
                 time.sleep(0.05)
     finally:
         agent.send_signal(signal.SIGTERM)
@@ -57,5 +52,5 @@ def test_an_agent_of_roots_is_led_nowhere(machine):
     for version in machine.good("versions", "--json").json()["versions"]:
         shown = machine.good("show", str(version["version"]), "--json").json()
         sizes |= {entry["size_bytes"] for entry in shown["entries"] if entry["kind"] == "file"}
-    assert sizes & {4, 9}
+    assert {4, 9} <= sizes
     assert len(SECRET) not in sizes

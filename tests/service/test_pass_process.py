@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -131,6 +133,26 @@ def test_the_process_gets_what_the_agent_holds(place):
     paths = {entry.path for entry in repository.entries(repository.stored("yolo", 2))}
     assert paths == {b"2.pt", b"2-more.pt", b"train.log"}
     assert job.holds.taken() == ()
+
+
+def test_files_that_cannot_be_handed_over_hold_no_pass_up(place, monkeypatch):
+    """The pass backs up what is there, and another process gets what is held by the time of the next one."""
+    job = place.job()
+
+    def fail(*_):
+        monkeypatch.undo()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(socket, "send_fds", fail)
+    for number in (1, 2):
+        place.write(f"{number}.pt", uniform_checkpoint(number))
+        job.holds.add(b"%d.pt" % number, finished_file(b"%d.pt" % number))
+        os.unlink(place.run / f"{number}.pt")
+        place.write("train.log", bytes(number))
+        assert passed(job).version == number
+    repository = Repository.open(DirectoryStore(place.store), Passphrase(SECRET))
+    found = [{one.path for one in repository.entries(repository.stored("yolo", number))} for number in (1, 2)]
+    assert found == [{b"train.log"}, {b"2.pt", b"train.log"}]
 
 
 def priorities(pid):

@@ -36,6 +36,7 @@ from mlsync.service.passes.pass_process import (
     ReadyRequest,
 )
 from mlsync.service.watching.holds import Holds
+from mlsync.source.held import HeldSave
 from mlsync.source.state import State
 
 _LOG: Final = logging.getLogger(__name__)
@@ -169,6 +170,21 @@ class BackupJob:
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
         held = self.holds.taken(is_behind=self._took_s > _SLOW_PASS_S)
+        try:
+            return self._run(opened, held, stop, may_join=may_join, deadline_s=deadline_s, goes_on=goes_on)
+        finally:
+            self.holds.returned()
+
+    def _run(
+        self,
+        opened: Opened,
+        held: tuple[HeldSave, ...],
+        stop: threading.Event,
+        *,
+        may_join: bool,
+        deadline_s: float | None,
+        goes_on: bool,
+    ) -> PassResult:
         asked_s, self._asked_s = self._asked_s, None
         is_rotated = any(save.is_deleted for save in held)
         if not is_rotated and asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:

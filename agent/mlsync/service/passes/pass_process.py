@@ -273,8 +273,8 @@ class PassProcess:
             self._gives_way = False
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:
-            # It died while it was idle, which costs nothing.
+        if self._process is not None and (self._process.poll() is not None or self._handover is None):
+            # It died while it was idle, which costs nothing; or it can be handed no files any more.
             self._kill()
         if self._process is None:
             self._handover, theirs = socket.socketpair()
@@ -313,10 +313,14 @@ class PassProcess:
 
     def _hand_over(self, descriptors: list[int]) -> None:
         assert self._handover is not None
-        # Without them the pass backs up what is there.
-        with suppress(OSError):
+        try:
             for start in range(0, len(descriptors), HANDED_AT_ONCE):
                 socket.send_fds(self._handover, [b"+"], descriptors[start : start + HANDED_AT_ONCE])
+        except OSError as error:
+            # Without them the pass backs up what is there. The process waits for all of them until this end is closed.
+            _LOG.debug("%s: held files are not handed over: %s", self._name, error)
+            self._handover.close()
+            self._handover = None
 
 
 def _log_arguments() -> list[str]:

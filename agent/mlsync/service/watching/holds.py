@@ -74,6 +74,9 @@ class Holds:
         self._lock = threading.Lock()
         self._saves: dict[bytes, _Save] = {}
         self._unread: dict[bytes, None] = {}
+        # What a pass was given, and what of that was let go since: a number that is closed means another file soon.
+        self._lent: set[int] = set()
+        self._let_go: list[int] = []
         #: How many finished saves were deleted before a pass could read them, since the agent started.
         self.missed_count = 0
         _ALL.add(self)
@@ -102,7 +105,7 @@ class Holds:
                 self._keep_bounds()
 
     def taken(self, *, is_behind: bool = False) -> tuple[HeldSave, ...]:
-        """Return the whole saves, for a pass that begins; they stay held until ``done``.
+        """Return the whole saves, for a pass that begins; their descriptors stay open until ``returned``.
 
         If the store *is_behind*, of those that were deleted only the newest is kept: each one more would make the next
         version come later.
@@ -115,10 +118,19 @@ class Holds:
             for path in self._unread:
                 self.missed_count += not os.path.lexists(os.path.join(self._directory, path))
             self._unread.clear()
+            self._lent = {one.descriptor for save in self._saves.values() for one in save.files.values()}
             return tuple(
                 HeldSave(tuple(save.files.values()), tuple(save.above.items()), save.has_ended)
                 for save in self._saves.values()
             )
+
+    def returned(self) -> None:
+        """Close what was let go while a pass had it: that pass is over."""
+        with self._lock:
+            self._lent.clear()
+            let_go, self._let_go = self._let_go, []
+            for descriptor in let_go:
+                os.close(descriptor)
 
     def done(self, saves: Sequence[HeldSave]) -> None:
         """Let go of what a pass has read; a save that went on meanwhile stays."""
@@ -132,6 +144,7 @@ class Holds:
         with self._lock:
             for key in list(self._saves):
                 self._drop(key, is_read=True)
+        self.returned()
 
     def _save(self, key: bytes) -> _Save:
         """Return the save as the newest one."""
@@ -143,7 +156,7 @@ class Holds:
     def _hold_all(self, root: Root, save: _Save, place: bytes) -> None:
         """Hold exactly what is there now: writers take files away as well, before they are done."""
         paths = list(_files_below(root, place, self._count_max + 1))
-        _close(save)
+        self._close(save)
         save.is_broken = len(paths) > self._count_max
         if not save.is_broken:
             for path in paths:
@@ -152,7 +165,7 @@ class Holds:
     def _hold(self, root: Root, save: _Save, path: bytes) -> None:
         before = save.files.pop(path, None)
         if before is not None:
-            os.close(before.descriptor)
+            self._close_file(before)
         try:
             descriptor = root.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -209,17 +222,22 @@ class Holds:
             self._unread[next(iter(save.files))] = None
             if len(self._unread) > _UNREAD_MAX:
                 del self._unread[next(iter(self._unread))]
-        _close(save)
+        self._close(save)
         self._note_count()
+
+    def _close(self, save: _Save) -> None:
+        files, save.files = save.files, {}
+        for one in files.values():
+            self._close_file(one)
+
+    def _close_file(self, one: HeldFile) -> None:
+        if one.descriptor in self._lent:
+            self._let_go.append(one.descriptor)
+        else:
+            os.close(one.descriptor)
 
 
 _ALL: Final[WeakSet[Holds]] = WeakSet()
-
-
-def _close(save: _Save) -> None:
-    files, save.files = save.files, {}
-    for one in files.values():
-        os.close(one.descriptor)
 
 
 def _deleted_bytes(save: _Save) -> int:
