@@ -32,8 +32,7 @@ def test_an_agent_of_roots_is_led_nowhere(machine):
     for path in (watched, *watched.rglob("*")):
         os.chown(path, NEIGHBOUR, NEIGHBOUR, follow_symlinks=False)
     machine.configure(
-        '[proof]\ndevice = "none"\n[agent]\nsettle = "0s"\nsettle_max = "0s"\nrescan = "1s"\njoin_logs = "0s"\n',
-        directory=watched,
+        '[proof]\ndevice = "none"\n[agent]\nsettle = "0s"\nsettle_max = "0s"\nrescan = "1s"\n', directory=watched
     )
     with (machine.base / "log").open("w") as log:
         command = [MLSYNC, "agent", "--quickly"]
