@@ -12,7 +12,7 @@ import pytest
 
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import StoreUnavailable
-from mlsync.service import status
+from mlsync.service import replaced_file, status
 from mlsync.service.job import Heartbeat
 from mlsync.service.passes.doing import Doing, DoingNow
 from mlsync.service.run_record import RecordedJob, RunRecord, usual_interval_s
@@ -257,7 +257,7 @@ def test_a_full_disk_does_not_freeze_the_status(tmp_path, monkeypatch):
     def full(*_args, **_more):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(status.tempfile, "mkstemp", full)
+    monkeypatch.setattr(replaced_file.tempfile, "mkstemp", full)
     status.write_status(file, content(last_error="x" * 500))
     assert json.loads(file.read_bytes())["runs"][0]["last_error"] == "x" * 500
     assert file.stat().st_size == size_bytes

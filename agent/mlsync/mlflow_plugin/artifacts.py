@@ -46,7 +46,7 @@ class MlsyncArtifactRepository(ArtifactRepository):
             with os.fdopen(descriptor, "wb") as stream:
                 self._files.write(remote_file_path, stream)
             # As a file that the user's umask would give; mkstemp makes it for its owner alone.
-            mask = os.umask(0)
+            mask = os.umask(0o077)  # meanwhile other threads make files as well
             os.umask(mask)
             os.chmod(temporary, 0o666 & ~mask)
             os.replace(temporary, local_path)

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlsync.app.forecast import duration
 from mlsync.config.units import format_age
 from mlsync.service.job import Heartbeat
 from mlsync.service.passes.doing import Doing
+from mlsync.service.replaced_file import replace_file
 from mlsync.service.run_record import LastEvaluation, PastError, RunRecord
 from mlsync.service.talk.place import status_files
 from mlsync.service.worker import RunState
@@ -201,7 +201,7 @@ def write_status(file: Path, content: Mapping[str, Any]) -> None:
     # Blanks at the end keep room for a status that is longer by then.
     text += b" " * (-(len(text) + _ROOM_BYTES) % _BLOCK_BYTES + _ROOM_BYTES - 1) + b"\n"
     try:
-        _replace(file, text)
+        replace_file(file, text)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not file.is_file():
             raise
@@ -210,18 +210,6 @@ def write_status(file: Path, content: Mapping[str, Any]) -> None:
             if len(text.rstrip()) >= size_bytes:
                 raise
             stream.write(text.rstrip().ljust(size_bytes - 1) + b"\n")
-
-
-def _replace(file: Path, text: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".status-", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text)
-        # Not fsynced: after a power cut the agent writes it again, and until then it is only a hint.
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def read_states(directory: Path, repository: str) -> dict[str, RunState]:

@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +26,7 @@ from mlsync.errors import Error
 from mlsync.monitor import Monitor
 from mlsync.service.job import Heartbeat
 from mlsync.service.passes.pass_process import Opened, PassProcess, RegisterRequest
+from mlsync.service.replaced_file import replace_file
 
 #: Stands for the best version of a run, whichever that is when its turn comes.
 BEST: Final = 0
@@ -291,12 +290,4 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
             file.unlink()
         return
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".registrations-", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(json.dumps(content).encode())
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    replace_file(file, json.dumps(content).encode())

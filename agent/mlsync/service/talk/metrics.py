@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import mlsync
+from mlsync.service.replaced_file import replace_file
 from mlsync.service.status import RunStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -164,15 +163,7 @@ def exposition(
 
 def write_metrics(file: Path, content: bytes) -> None:
     """Replace the file for node exporter's textfile collector in one step; raise ``OSError`` if that fails."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(stream.fileno(), _FILE_MODE)
-            stream.write(content)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(file, content, mode=_FILE_MODE)
 
 
 def _of_runs(metric: Metric, runs: Sequence[RunStatus]) -> Iterable[str]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 from mlsync.config.model import Config, HookSettings, NotifySettings
 from mlsync.monitor import Monitor
+from mlsync.service.replaced_file import replace_file
 from mlsync.service.talk.place import NOTICES_FILE, AgentPlace
 from mlsync.service.telling.channels import tell
 from mlsync.tell.event import NoticeEvent
@@ -251,12 +251,4 @@ class Telling:
     def _write(self, text: bytes) -> None:
         file = self._file()
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".notices-", dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(text)
-            os.replace(temporary, file)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        replace_file(file, text)
