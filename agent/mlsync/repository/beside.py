@@ -82,7 +82,7 @@ class ObjectsBeside(Generic[_T]):
         """Return the names of those of one version."""
         return [key for key, _ in self._listed(self._kind.of_version(run_id, number))]
 
-    def open(self, key: str, manifest: bytes | None = None) -> tuple[_T, bytes]:
+    def opened(self, key: str, manifest: bytes | None = None) -> tuple[_T, bytes]:
         """Return content and digest of the object of this name.
 
         Raises ``ManifestDamaged`` if it does not open, or is of another *manifest*.

@@ -82,23 +82,15 @@ def newest_numbers(evaluations: Iterable[Evaluation]) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-class Evaluations:
+class Evaluations(ObjectsBeside[Evaluation]):
     """The evaluations of one repository; *refuse* raises an error for one that a retired key sealed."""
 
     def __init__(self, store: Store, keys: Keys, refuse: Callable[[str, bytes], None]) -> None:
-        self._objects = ObjectsBeside(_KIND, store, keys, refuse)
-
-    def of_run(self, run_id: bytes) -> dict[int, list[str]]:
-        """Return the names of the evaluations of a run's versions, by version: one listing."""
-        return self._objects.of_run(run_id)
-
-    def of_version(self, run_id: bytes, number: int) -> list[str]:
-        """Return the names of the evaluations of one version."""
-        return self._objects.of_version(run_id, number)
+        super().__init__(_KIND, store, keys, refuse)
 
     def open(self, key: str, manifest: bytes | None = None) -> StoredEvaluation:
         """Return the evaluation of this name; raise ``ManifestDamaged`` if it is none, or is of another *manifest*."""
-        return StoredEvaluation(key, self._objects.open(key, manifest)[0])
+        return StoredEvaluation(key, self.opened(key, manifest)[0])
 
     def read(
         self, manifests: Mapping[str, bytes], skipped: MutableMapping[str, Damage | FormatUnsupported]
@@ -128,7 +120,7 @@ class Evaluations:
     def add(self, run_id: bytes, evaluation: Evaluation) -> StoredEvaluation:
         """Store the evaluation beside its version."""
         key = names.evaluation(run_id, evaluation.number, os.urandom(names.EVALUATION_ID_BYTES))
-        self._objects.put(key, evaluation)
+        self.put(key, evaluation)
         return StoredEvaluation(key, evaluation)
 
 

@@ -98,23 +98,15 @@ class VersionProofs:
         return any(one.refused for one in self.stored)
 
 
-class LaterProofs:
+class LaterProofs(ObjectsBeside[LaterProof]):
     """The later proofs of one repository, by run and version; *refuse* raises an error for one that does not count."""
 
     def __init__(self, store: Store, keys: Keys, refuse: Callable[[str, bytes], None]) -> None:
-        self._objects = ObjectsBeside(_KIND, store, keys, refuse)
-
-    def of_run(self, run_id: bytes) -> dict[int, list[str]]:
-        """Return the names of all proofs of a run's versions, by version: one listing."""
-        return self._objects.of_run(run_id)
-
-    def of_version(self, run_id: bytes, number: int) -> list[str]:
-        """Return the names of the proofs of one version."""
-        return self._objects.of_version(run_id, number)
+        super().__init__(_KIND, store, keys, refuse)
 
     def open(self, key: str, manifest: bytes | None = None) -> StoredProof:
         """Return the proof of this name; raise ``ManifestDamaged`` if it does not open, or is of another *manifest*."""
-        proof, digest = self._objects.open(key, manifest)
+        proof, digest = self.opened(key, manifest)
         return StoredProof(key, link(names.later_proof_id(key), digest), proof)
 
     def read(
@@ -143,7 +135,7 @@ class LaterProofs:
                 del rest[:at_once]
             if not wanted:
                 break
-            for key, one in self._opened(sorted(wanted - found.keys()), skipped):
+            for key, one in self._each_opened(sorted(wanted - found.keys()), skipped):
                 found[key] = one
                 links.update(() if one is None else seen_links(one.proof.room))
         present = [one for one in found.values() if one is not None]
@@ -153,11 +145,11 @@ class LaterProofs:
             if manifest in (None, one.proof.manifest):
                 sound.append(one)
             else:
-                skipped[one.key] = self._objects.of_another(one.key)
+                skipped[one.key] = self.of_another(one.key)
         sound.sort(key=lambda one: one.proof.made_ns)
         return VersionProofs(tuple(sound), tuple(sorted(missing)), len(found) - len(present))
 
-    def _opened(
+    def _each_opened(
         self, keys: Sequence[str], skipped: MutableMapping[str, Damage | FormatUnsupported]
     ) -> Iterator[tuple[str, StoredProof | None]]:
         """Yield each name with its proof, ``None`` for one that does not open."""
@@ -182,7 +174,7 @@ class LaterProofs:
         """Store the proof beside its version."""
         proof_id = os.urandom(names.PROOF_ID_BYTES)
         key = names.later_proof(run_id, proof.number, proof_id)
-        return StoredProof(key, link(proof_id, self._objects.put(key, proof)), proof)
+        return StoredProof(key, link(proof_id, self.put(key, proof)), proof)
 
 
 def _check(proof: LaterProof, where: str) -> None:
