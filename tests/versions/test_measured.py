@@ -24,8 +24,7 @@ def world(tmp_path):
 def known(world, *asked):
     """What is known of the newest version of a world in which everything was backed up."""
     world.backup()
-    stored = world.repository.stored(RUN, world.numbers()[-1])
-    return measured(world.repository, stored, world.manifest().entries, asked)
+    return measured(world.repository, world.manifest().entries, asked)
 
 
 RESULTS = b"epoch,  metrics/mAP50(B), metrics/mAP50-95(B),val/box_loss\n1,0.5,0.3,1.5\n2,0.7,0.4,1.2\n3,0.6,0.2,1.3\n"
@@ -68,9 +67,8 @@ def test_logs_are_not_read_unless_a_rule_asks(world):
     world.write("results.csv", RESULTS)
     world.backup()
     entries = world.manifest().entries
-    stored = world.repository.stored(RUN, 1)
     before = dict(world.counted.calls)
-    assert measured(world.repository, stored, entries, None).numbers == {}
+    assert measured(world.repository, entries, None).numbers == {}
     assert dict(world.counted.calls) == before
 
 
@@ -113,10 +111,10 @@ def test_a_log_is_fetched_once_for_all_that_ask(world):
     entries = list(world.repository.entries(stored))
     assert logged_facts(world.repository, entries).keys() == {b"args.yaml", b"results.csv"}
     before = dict(world.counted.calls)
-    known = measured(world.repository, stored, entries, {"fitness", "results.csv:val/box_loss"})
+    known = measured(world.repository, entries, {"fitness", "results.csv:val/box_loss"})
     assert known.numbers["results.csv:val/box_loss"] == (1.3,)
     search = BestSearch(world.repository, RUN)
     search.look(stored, entries)
     assert search.number() == 1
-    assert logged_metrics(world.repository, stored, entries)["val/box_loss"] == 1.3
+    assert logged_metrics(world.repository, entries)["val/box_loss"] == 1.3
     assert dict(world.counted.calls) == before

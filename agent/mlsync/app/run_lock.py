@@ -59,14 +59,7 @@ class RunLock:
     @property
     def is_lost(self) -> bool:
         """Whether the file that is locked is not the one that others would lock: the state directory was replaced."""
-        if self._descriptor is None:
-            return False
-        held = os.fstat(self._descriptor)
-        try:
-            there = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return True
-        return (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
+        return self._descriptor is not None and not is_still_named(self._descriptor, self.path)
 
     def release(self) -> None:
         """Release the lock; do nothing if it is not held."""
@@ -95,6 +88,16 @@ class RunLock:
     ) -> None:
         """Release the lock."""
         self.release()
+
+
+def is_still_named(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is the one that has this name now."""
+    held = os.fstat(descriptor)
+    try:
+        there = path.lstat()
+    except OSError:
+        return False
+    return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
 
 
 def refuse_held(state_directory: Path, repository_id: str, run: str) -> None:

@@ -37,7 +37,7 @@ def is_best_so_far(
 
 def _said(repository: Repository, stored: StoredVersion) -> _Said:
     entries = repository.entries(stored)
-    numbers = measured(repository, stored, entries, {FITNESS}).numbers
+    numbers = measured(repository, entries, {FITNESS}).numbers
     named = named_best(repository, stored, {entry.path: entry for entry in entries})
     return _Said(named, _highest(numbers, "best_fitness"), _highest(numbers, FITNESS))
 

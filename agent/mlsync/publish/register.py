@@ -184,12 +184,12 @@ def _tags(repository: Repository, stored: StoredVersion, manifest: Manifest, cho
     if proved:
         tags |= {"proof": f"L{level}", "device": device, "container": proved[0].container}
     evaluated = newest_numbers(repository.evaluations(stored))
-    known = measured(repository, stored, manifest.entries, (FITNESS,), evaluated)
+    known = measured(repository, manifest.entries, (FITNESS,), evaluated)
     numbers = {"epoch": known.epoch, "step": known.step}
     tags |= {name: f"{value:g}" for name, value in numbers.items() if value is not None}
     # What was measured on purpose comes first, then what the trainer logged, then what its checkpoints hold.
     metrics = dict(evaluated)
-    for name, value in logged_metrics(repository, stored, manifest.entries).items():
+    for name, value in logged_metrics(repository, manifest.entries).items():
         metrics.setdefault(name, value)
     for name in sorted(known.numbers.keys() - numbers):
         metrics.setdefault(name, max(known.numbers[name]))

@@ -68,7 +68,7 @@ def _seen_one(proofs: RunProofs, number: int) -> VersionSeen | None:
     if stored.root.summary.file_count <= _FILES_MAX:
         try:
             entries = list(with_proofs(repository.entries(stored), later.proofs))
-            known = measured(repository, stored, entries, {FITNESS})
+            known = measured(repository, entries, {FITNESS})
         except Damage:
             entries = []  # others report it
     return _version(status, known, entries, is_hidden=hidden is not None)

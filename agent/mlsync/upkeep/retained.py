@@ -95,7 +95,7 @@ class _Listed:
         if status.is_pending:
             status = replace(status_from_entries(status, entries), hidden=status.hidden)
         known = sound_numbers(evaluations.of(status.stored), entries) if asked else {}
-        return cls(status, measured(repository, status.stored, entries, asked, known), entries)
+        return cls(status, measured(repository, entries, asked, known), entries)
 
 
 class _Run:

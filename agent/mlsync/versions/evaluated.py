@@ -64,7 +64,7 @@ def best_number_by(repository: Repository, run: str, text: str) -> int:
         entries = list(proofs.entries(stored))
         if any(entry.proof is not None and not entry.proof.is_broken for entry in entries):
             known = sound_numbers(evaluations.of(stored), entries)
-            numbers[stored.root.number] = measured(repository, stored, entries, {name}, known).numbers
+            numbers[stored.root.number] = measured(repository, entries, {name}, known).numbers
     best = best_among(numbers, name, is_max=is_max)
     if best is None:
         what = f"no version of run {run!r} has a number called {name!r}{proofs.passed_over()}"

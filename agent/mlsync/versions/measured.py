@@ -24,7 +24,7 @@ from mlsync.formats.logs.trainer_logs import (
 )
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.repository import Repository
 from mlsync.values import Fact
 from mlsync.versions.logged import logged_facts, read_files
 from mlsync.versions.logs.metrics import logged_metrics
@@ -47,7 +47,6 @@ class Measured:
 
 def measured(
     repository: Repository,
-    stored: StoredVersion,
     entries: Collection[Entry],
     asked: Collection[str] | None,
     evaluated: Mapping[str, float] | None = None,
@@ -71,7 +70,7 @@ def measured(
     for name, number in (evaluated or {}).items():
         numbers[name] = [number]
     if any(not numbers.get(name) and name != FITNESS for name in asked or ()):
-        for name, number in logged_metrics(repository, stored, entries).items():
+        for name, number in logged_metrics(repository, entries).items():
             numbers[name] = numbers.get(name) or [number]
     found = resumables(entries)
     newest: list[Mapping[str, Fact]] = [_counts(found[0])] if found else []

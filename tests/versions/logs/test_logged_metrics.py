@@ -37,7 +37,7 @@ def put(world, name, content, *, minute=0):
 def metrics(world, number=None):
     """The metrics of a version, of the newest one unless said otherwise."""
     stored = world.repository.stored(RUN, number or world.numbers()[-1])
-    return logged_metrics(world.repository, stored, world.repository.entries(stored))
+    return logged_metrics(world.repository, world.repository.entries(stored))
 
 
 def test_the_last_row_of_a_version_counts(world):

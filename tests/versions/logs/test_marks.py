@@ -128,6 +128,6 @@ def test_versions_in_cold_storage_are_not_marked(world):
     world.use(world.store)
     assert [mark.version for mark in metrics(world).marks] == [2]
     first = world.repository.stored(RUN, 1)
-    assert logged_metrics(world.repository, first, world.repository.entries(first)) == {}
+    assert logged_metrics(world.repository, world.repository.entries(first)) == {}
     with pytest.raises(ObjectArchived):
         metrics(world, 1)

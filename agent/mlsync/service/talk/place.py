@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from mlsync.app.run_lock import is_still_named
+
 STATUS_FILE: Final = "status.json"
 NOTICES_FILE: Final = "notices.json"
 PLACES: Final = 64
@@ -66,14 +68,7 @@ class AgentPlace:
     @property
     def is_lost(self) -> bool:
         """Whether another agent could take it: the directory was deleted or replaced."""
-        if self._lock is None:
-            return True
-        held = os.fstat(self._lock)
-        try:
-            there = _lock_file(self.directory, self.number).lstat()
-        except OSError:
-            return True
-        return (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
+        return self._lock is None or not is_still_named(self._lock, _lock_file(self.directory, self.number))
 
     def release(self) -> None:
         """Let the next agent have the place; its files stay."""

@@ -18,7 +18,7 @@ from mlsync.formats.logs.tensorboard import read_events
 from mlsync.formats.section import BytesSource
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.repository import Repository
 from mlsync.versions.logs.content import content_of
 from mlsync.versions.logs.found import FoundLog, find_logs
 from mlsync.versions.stored_file import RestoredFile
@@ -30,7 +30,7 @@ _HEAD_BYTES: Final = 64 << 10
 _END_BYTES: Final = 64 << 10
 
 
-def logged_metrics(repository: Repository, stored: StoredVersion, entries: Iterable[Entry]) -> Mapping[str, float]:
+def logged_metrics(repository: Repository, entries: Iterable[Entry]) -> Mapping[str, float]:
     """Return the metrics of a version by the names that its trainer gives them: the last number of each.
 
     They are those of the training that logged last. Where several of its logs have a name, the one that grew last
@@ -38,7 +38,6 @@ def logged_metrics(repository: Repository, stored: StoredVersion, entries: Itera
     finite is no metric. A log that is damaged or in cold storage says nothing. A store that is away is an error: who
     compares versions must not take its silence for an answer.
     """
-    del stored  # whose numbers they are; what is sealed beside a version is read by others
     found: dict[str, float] = {}
     logs = of_newest_training(find_logs(entries))
     for log in sorted(logs, key=lambda log: log.form == "events"):
