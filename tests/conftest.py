@@ -19,6 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from aws_emulator import AwsEmulator
 from fake_mlflow import FakeMlflow
 from fault_proxy import FaultProxy
 from kms_service import KmsService
@@ -85,7 +86,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the tests that need the S3 server out of the quick round: it takes longer than they do."""
     for item in items:
-        if "s3_process" in getattr(item, "fixturenames", ()):
+        if not {"s3_process", "aws_process", "strict_aws_process"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
@@ -236,3 +237,31 @@ def s3_server(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
     for name, value in s3_process.environment().items():
         monkeypatch.setenv(name, value)
     return s3_process
+
+
+@pytest.fixture(scope="session")
+def aws_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The session's server that plays AWS, where everybody may do everything; it is started when asked for."""
+    emulator = AwsEmulator(tmp_path_factory.mktemp("aws"))
+    try:
+        yield emulator.start()
+    finally:
+        emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def strict_aws_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The session's server that plays AWS and holds everybody but the root to his policies."""
+    emulator = AwsEmulator(tmp_path_factory.mktemp("strict-aws"), enforces=True)
+    try:
+        yield emulator.start()
+    finally:
+        emulator.stop()
+
+
+@pytest.fixture
+def aws_server(aws_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server that plays AWS, with its keys in the environment."""
+    for name, value in aws_process.environment().items():
+        monkeypatch.setenv(name, value)
+    return aws_process

@@ -112,7 +112,7 @@ class Seaweed:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, no lock, no Python of others
+                preexec_fn=die_with_parent,  # noqa: PLW1509  one system call, no lock, no Python of others
             )
         try:
             self._wait_until_ready(ports[0])
@@ -240,7 +240,7 @@ def answers_http(port: int) -> bool:
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Make the server die with the test run, even if that is killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
