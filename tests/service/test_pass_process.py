@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -112,6 +113,14 @@ def settled(place, job):
     wait_until(lambda: passed(job).version is None and job._asked_s is not None)
 
 
+def waiting_for_a_device(place):
+    """The place's configuration, with proofs that never end."""
+    python = place.run.parent / "python"
+    python.write_text(f"#!/bin/sh\ntouch {place.run.parent}/started\nexec sleep 1000\n")
+    python.chmod(0o755)
+    return dataclasses.replace(place.config, proof=ProofSettings(device="cpu", python=python))
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
@@ -212,6 +221,38 @@ def test_a_pass_with_a_deadline_gives_way_to_nobody(place):
     place.write("a.txt", b"333")
     assert passed(job).version == 3
     assert (job._process.pid, priorities(urgent)) == (urgent, {19})
+
+
+def test_a_late_pass_gives_way_to_nobody(place):
+    """One that gives way ends when its run is late and commits what is stored; the next one is not last in line."""
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        pytest.skip("the tests have a low priority already")
+    slow, fast = waiting_for_a_device(place), place.config
+    place.config = dataclasses.replace(slow, limits=LimitSettings(max_lag_s=3.0))
+    job = place.job(gently=True)
+    place.write("last.pt", uniform_checkpoint())
+    stop = Interruption(behind_since_s=time.monotonic())
+    starved = job.run(stop)
+    assert (starved.version, starved.proved_version) == (1, None)
+    assert (stop.is_late, stop.late_at_s) == (True, math.inf)
+    assert priorities(job._process.pid) == {19}
+    job._opener.config = dataclasses.replace(fast, limits=LimitSettings(max_lag_s=3.0))
+    place.write("a.txt", b"1")
+    late = Interruption(behind_since_s=time.monotonic() - 4.0)
+    assert job.run(late).version == 2
+    assert (late.is_late, priorities(job._process.pid)) == (False, {0})
+    place.write("a.txt", b"22")
+    assert job.run(Interruption(behind_since_s=time.monotonic() + 60.0)).version == 3
+    assert priorities(job._process.pid) == {19}
+
+
+def test_a_pass_that_does_not_give_way_is_never_late(place):
+    """Nothing would be gained by another one."""
+    place.config = dataclasses.replace(place.config, limits=LimitSettings(max_lag_s=0.0))
+    place.write("a.txt", b"1")
+    stop = Interruption(behind_since_s=time.monotonic() - 1000.0)
+    assert place.job().run(stop).version == 1
+    assert not stop.is_set()
 
 
 @pytest.mark.parametrize("gently", [True, False])
@@ -607,10 +648,7 @@ def test_the_agent_stays_small_and_its_process_dies_with_it(tmp_path):
 
 def test_a_pass_that_only_proves_makes_its_version_before_it_ends(place):
     """Told to hurry while it waits for a device, it commits what is stored, and the proof comes later."""
-    python = place.run.parent / "python"
-    python.write_text(f"#!/bin/sh\ntouch {place.run.parent}/started\nexec sleep 1000\n")
-    python.chmod(0o755)
-    place.config = dataclasses.replace(place.config, proof=ProofSettings(device="cpu", python=python))
+    place.config = waiting_for_a_device(place)
     job = place.job()
     place.write("last.pt", uniform_checkpoint())
     hurry, made = Interruption(), []

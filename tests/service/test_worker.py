@@ -11,11 +11,13 @@ import pytest
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import (
+    ProofTimedOut,
     RunLocked,
     RunOfAnother,
     SourceEmptied,
     SourceMissing,
     SourceUnreadable,
+    Stopped,
     StoreDenied,
     StoreFull,
     StoreUnavailable,
@@ -477,3 +479,48 @@ def test_the_lag_is_that_of_saves(make, clock):
     worker.trigger.note_save(b"last.pt", has_ended=True)
     worker._pass()
     assert worker.behind_s() == (0.0, 10.0)
+
+
+class LateJob(Job):
+    """A job whose passes find the run late as the list says; it notes since when the run was behind."""
+
+    def __init__(self, clock, ends):
+        super().__init__(clock, ends)
+        self.behind = []
+
+    def run(self, stop, *, may_join=False, deadline_s=None):
+        """The next end, which may be late."""
+        self.behind.append(stop.behind_since_s)
+        is_late, end = next(self._ends)
+        if is_late:
+            stop.is_late = True
+            stop.set()
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+def passes_of(clock, *ends):
+    """Run a worker until its job has no more ends, and return since when each pass found the run behind."""
+    job = LateJob(clock, ends)
+    worker = Worker(job, Timing(), RecordingMonitor(), lambda: None, clock=clock, wall=clock.wall)
+    for _ in ends:
+        assert worker.due(worker.trigger.changes, worker.trigger.is_requested) <= clock.now_s
+        worker._note_behind(worker.trigger.changes.first_s)
+        worker.trigger.clear()
+        worker._begin()
+        worker._pass()
+        clock.now_s += 700.0
+    return job.behind
+
+
+def test_a_pass_that_was_late_is_made_again_at_once(clock):
+    """The next one knows since when the run has been behind, and the one after a success begins anew."""
+    ends = (True, outcome(1, proved=False)), (True, Stopped("late")), (False, outcome(2)), (False, outcome(3))
+    assert passes_of(clock, *ends) == [1000.0, 1000.0, 1000.0, 3100.0]
+
+
+def test_a_store_that_was_away_makes_no_run_late(clock):
+    """Priority would not have helped: after such a failure lateness counts anew, after any other it goes on."""
+    ends = (False, StoreUnavailable("away")), (False, ProofTimedOut("slow")), (False, outcome(1))
+    assert passes_of(clock, *ends) == [1000.0, 1700.0, 1700.0]

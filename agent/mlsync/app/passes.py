@@ -37,16 +37,18 @@ def back_up(
     deadline_s: float | None = None,
     hurry: Callable[[], bool] = lambda: False,
     at_once: bool = False,
+    is_late: bool = False,
     held: tuple[HeldSave, ...] = (),
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock.
 
     With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then. Once *hurry*
     says so, beside *stop*, a version whose content is stored is committed without its proof. With *at_once*, and with a
-    deadline, neither limits nor the needs of others slow it: what is not stored by then is lost. *held* are saves whose
-    files the agent held open, which stay open.
+    deadline, neither limits nor the needs of others slow it: what is not stored by then is lost. One that *is_late* has
+    waited for others long enough. *held* are saves whose files the agent held open, which stay open.
     """
-    SLOWNESS.begin(hurries=at_once or deadline_s is not None, max_lag_s=session.config.limits.max_lag_s)
+    max_lag_s = 0.0 if is_late else session.config.limits.max_lag_s
+    SLOWNESS.begin(hurries=at_once or deadline_s is not None, max_lag_s=max_lag_s)
     if stop.is_set():  # now: a stop that came before this began was to lift what it put back
         SLOWNESS.lift()
     if session.repository.is_retired:

@@ -453,7 +453,8 @@ class LimitSettings:
     max_lag_s: float = key(
         duration,
         "For so long a pass waits between files while the machine is stalled for memory, disk or a container's "
-        'processors, and pauses while it reads; then it goes on as if it were alone. `"0s"`: it never waits.',
+        "processors, and pauses while it reads; then it goes on as if it were alone. If something is in no version for "
+        'so long, the next pass has an ordinary priority. `"0s"`: it never waits, nor gives way.',
         default='"10m"',
         example='"2m"',
         name="max_lag",

@@ -105,8 +105,9 @@ class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``.
 
     After a pass that asked the store it has *prune*, which serves all runs, begin if it is due. *gently* has its passes
-    give way although this process does not, but for those with a deadline. With *keeps_ready* a process waits for these
-    all the time. *stored* gets the outcome of each pass that made a version.
+    give way although this process does not, but for those with a deadline, and of a run that is behind for longer than
+    ``max_lag``. With *keeps_ready* a process waits for those with a deadline all the time. *stored* gets the outcome of
+    each pass that made a version.
     """
 
     def __init__(
@@ -174,6 +175,9 @@ class BackupJob:
             return self._run(opened, held, stop, may_join=may_join, deadline_s=deadline_s, goes_on=goes_on)
         finally:
             self.holds.returned()
+            if isinstance(stop, Interruption):
+                # A pass that has ended is late no more.
+                stop.late_at_s = math.inf
 
     def _run(
         self,
@@ -198,6 +202,8 @@ class BackupJob:
                 return untouched
         began_s = self._clock()
         is_urgent = deadline_s is not None or (isinstance(stop, Interruption) and stop.is_last)
+        gently = self._gently and not is_urgent
+        is_late = gently and self._is_late(stop)
         try:
             request = PassRequest(
                 self._opener.config,
@@ -207,7 +213,8 @@ class BackupJob:
                 goes_on=goes_on,
                 tells_history=not self._is_told,
                 is_unslowed=is_urgent,
-                gently=self._gently and not is_urgent,
+                gently=gently and not is_late,
+                is_late=is_late,
                 held=held,
             )
             done = (self._urgent if is_urgent else self._process).ask(request, stop)
@@ -227,6 +234,20 @@ class BackupJob:
         if result.version is not None:
             self._stored(result)
         return result
+
+    def _is_late(self, stop: threading.Event) -> bool:
+        """Return whether a pass that gives way would begin too late; have one that does not end when it is.
+
+        Beside a training on all processors it may get nothing, and nobody but ``max_lag`` ends that.
+        """
+        if not isinstance(stop, Interruption):
+            return False
+        late_at_s = stop.behind_since_s + self._opener.config.limits.max_lag_s
+        if time.monotonic() < late_at_s:
+            stop.late_at_s = late_at_s
+            return False
+        _LOG.info("%s: versions are late (max_lag), so this pass gives way to nobody", self.name)
+        return True
 
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from mlsync.app.pass_result import PassResult
 from mlsync.service.passes.doing import Doing
 from mlsync.service.watching.holds import Holds
+
+# What was stored by then is found by the next pass, whose processor time is not what is left over.
+_LATE_ENDS_WITHIN_S: Final = 30.0
 
 
 class RunJob(Protocol):
@@ -59,13 +62,28 @@ class Interruption(threading.Event):
 
     If it *commits*, a version of which only the proof is missing is made first: it is proved later. A pass that
     *is_last* is slowed by nothing: no training is left beside it, or no time.
+
+    *behind_since_s* is since when the run has had something that no version holds. A job that gives way to others sets
+    *late_at_s*, also on the monotonic clock: then its pass ends by itself and *is_late*, since others may leave it
+    nothing, and the next one gives way to nobody.
     """
 
-    def __init__(self, by_s: float = math.inf, *, is_last: bool = False) -> None:
+    def __init__(self, by_s: float = math.inf, *, is_last: bool = False, behind_since_s: float = math.inf) -> None:
         super().__init__()
         self.by_s = by_s
         self.is_last = is_last
         self.commits = False
+        self.behind_since_s = behind_since_s
+        self.late_at_s = math.inf
+        self.is_late = False
+
+    def is_set(self) -> bool:
+        """Return whether the pass is to end; whoever waits for it asks again and again."""
+        if not super().is_set() and time.monotonic() >= self.late_at_s:
+            self.is_late = self.commits = True
+            self.by_s = self.late_at_s + _LATE_ENDS_WITHIN_S
+            self.set()
+        return super().is_set()
 
 
 def hung_after_s(proof_timeout_s: float) -> float:

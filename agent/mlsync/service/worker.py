@@ -16,6 +16,7 @@ from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
 from mlsync.errors import (
     Error,
+    RepositoryError,
     RepositoryMissing,
     RunLocked,
     RunOfAnother,
@@ -23,6 +24,7 @@ from mlsync.errors import (
     SourceError,
     SourceMissing,
     SourceShrunk,
+    StoreError,
 )
 from mlsync.monitor import Monitor
 from mlsync.service.job import Interruption, RunJob
@@ -144,6 +146,7 @@ class Worker:
         self.last: LastPass | None = None
         self._rescan_at_s = -math.inf  # the first pass begins at once, for what changed while no agent ran
         self._version_at_s = -math.inf  # when the last version was made, on the monotonic clock
+        self._behind_since_s: float | None = None  # since when what passes began for is in no version
         self._retry_at_s: float | None = None
         self._failure = _NONE
         self._lag = SaveLag(clock())
@@ -277,6 +280,7 @@ class Worker:
     def _live(self) -> None:
         while self.trigger.wait(self._plan):
             may_join = not self.trigger.is_requested and self._joins_logs(self.trigger.changes)
+            self._note_behind(self.trigger.changes.first_s)
             asked = self.trigger.clear()
             hurry_s = self._begin()
             self._look_at_place()
@@ -292,11 +296,17 @@ class Worker:
         self.trigger.end_asked()
         self._enter("stopped")
 
+    def _note_behind(self, changed_s: float | None) -> None:
+        """Note that a pass begins for what changed first at *changed_s*, or for what a rescan may find."""
+        if self._behind_since_s is None:
+            self._behind_since_s = self._clock() if changed_s is None else changed_s
+
     def _begin(self) -> float | None:
         """Return the deadline of the pass that begins, which no earlier interruption concerns."""
         with self._interrupting:
             if not self.trigger.closed:
-                self._interruption = Interruption()
+                since_s = self._behind_since_s
+                self._interruption = Interruption(behind_since_s=math.inf if since_s is None else since_s)
             hurry_s = self._hurry_s()
             self._is_hurried = hurry_s is not None
             return hurry_s
@@ -380,6 +390,8 @@ class Worker:
             self._succeeded(outcome, began_s, seen_s)
         if self._interruption.is_set() and not self.trigger.closed:
             self.trigger.ask_again(asked)
+            if self._interruption.is_late:
+                self.trigger.request()
             return
         if asked:
             found_nothing = outcome is not None and outcome.version is None
@@ -398,6 +410,9 @@ class Worker:
 
     def _survive(self, error: Exception) -> None:
         """Plan the next try after a pass that failed."""
+        if isinstance(error, (StoreError, SourceError, RepositoryError)):
+            # Giving way to others is not what made the run late.
+            self._behind_since_s = None
         if isinstance(error, RunOfAnother):
             # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
@@ -421,6 +436,8 @@ class Worker:
         if self._failure.all_tries:
             tries = count(self._failure.all_tries, "failed attempt")
             self._monitor.notice("info", f"{self.job.name}: works again after {tries}")
+        if not self._interruption.is_set():
+            self._behind_since_s = None
         self._failure = _NONE
         self._had_lock = True
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0

@@ -192,6 +192,7 @@ class PassChild(LogMonitor):
             deadline_s=end_s,
             hurry=self._hurry.is_set,
             at_once=request.is_unslowed,
+            is_late=request.is_late,
             held=held,
         )
         if request.goes_on or self._hurry.is_set():

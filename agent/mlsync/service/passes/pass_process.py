@@ -82,8 +82,8 @@ class PassRequest:
     With *deadline_s*, on the monotonic clock, it is the last pass, or one of the last ones if it *goes_on*.
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
     *is_unslowed*: no limit and nobody else's need slows it. *gently*: the process gives way to all others from now on,
-    although the agent may not. *held* are saves whose files the agent holds open; their
-    descriptors come by a socket of their own, ahead of the request.
+    although the agent may not. *is_late*: it no longer waits for others, limits count as ever. *held* are saves whose
+    files the agent holds open; their descriptors come by a socket of their own, ahead of the request.
     """
 
     config: Config
@@ -94,6 +94,7 @@ class PassRequest:
     tells_history: bool = False
     is_unslowed: bool = False
     gently: bool = False
+    is_late: bool = False
     held: tuple[HeldSave, ...] = ()
 
 
