@@ -265,6 +265,16 @@ def test_a_run_has_room_for_so_many(world, monkeypatch):
     assert held(world) == {2: ["models:/one/1"]}
 
 
+def test_a_run_without_room_makes_no_models_version(world, registry, mlflow, monkeypatch):
+    """The registry gets nothing that the repository could not keep, and what it has can be registered again."""
+    registered(world, registry, number=1)
+    monkeypatch.setattr("mlsync.repository.history.decisions.ROOM_BYTES_MAX", 150)
+    with pytest.raises(VersionKept, match="as many registered versions"):
+        registered(world, registry)
+    assert list(mlflow.versions("yolo")) == [1]
+    assert not registered(world, registry, number=1).is_new
+
+
 def test_a_check_misses_a_registered_version(world, registry):
     """A version that is held and is gone from the store is damage."""
     registered(world, registry)

@@ -14,7 +14,7 @@ from typing import Final
 from mlsync.errors import NotProvedYet, VersionMissing
 from mlsync.monitor import Monitor
 from mlsync.publish.chosen import WHOLE, Chosen, choose, refuse_unproved
-from mlsync.publish.registrations import hold
+from mlsync.publish.registrations import hold, refuse_full
 from mlsync.registry.mlflow import ModelVersion, Registry
 from mlsync.registry.names import OURS, VALUE_CHARS_MAX, as_key
 from mlsync.registry.source import ModelSource
@@ -23,6 +23,7 @@ from mlsync.repository.history.decisions import By
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
+from mlsync.values import COUNT_MAX
 from mlsync.versions.decided import decided_of
 from mlsync.versions.logs.metrics import logged_metrics
 from mlsync.versions.measured import FITNESS, measured
@@ -132,6 +133,7 @@ def register(
     tags = {**_tags(repository, stored, manifest, chosen), **options.tags}
     found = registry.find(options.model, source, _MANIFEST, stored.digest)
     if found is None:
+        refuse_full(repository, stored, (registry.place, options.model, COUNT_MAX, chosen.path))
         if chosen.single is not None:
             tags[_SHA256] = sha256_of(repository, chosen.single, monitor, options.stop)
         registry.make_model(options.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlsync.errors import VersionMissing
-from mlsync.repository.history.decisions import By, Decided, NextState, decide
+from mlsync.repository.history.decisions import By, Decided, NextState, decide, room_for
 from mlsync.repository.history.registered import Registered
 from mlsync.repository.history.seen_decision import SeenDecision, half, seen_decision
 from mlsync.repository.readable import newest_readable
@@ -41,6 +41,17 @@ def hold(
 
     decide(repository, root.run, _newest_word(repository, root.run), change, by, accept_hidden=accept_hidden)
     return item
+
+
+def refuse_full(repository: Repository, stored: StoredVersion, at: tuple[str, str, int, bytes]) -> None:
+    """Raise ``VersionKept`` if the run's decisions have no room to ``hold`` a version there.
+
+    That is to be known before the registry has something that nothing here would keep.
+    """
+    run = stored.root.run
+    place, model, number, path = at
+    item = Registered(stored.root.number, half(stored.digest), place, model, number, path, By.here().now_ns)
+    room_for(run, [*(one for items in decided_of(repository, run).registered.values() for one in items), item])
 
 
 def let_go(

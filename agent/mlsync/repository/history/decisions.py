@@ -340,11 +340,11 @@ def _decision(decided: Decided, draft: NextState, by: By) -> Decision:
         pins=tuple(pin for _, pin in sorted(draft.pins.items())),
         forgotten=tuple(item for _, item in sorted(draft.forgotten.items())),
         gone=draft.gone,
-        room=_room(decided.run, draft.registered),
+        room=room_for(decided.run, draft.registered),
     )
 
 
-def _room(run: str, registered: Iterable[Registered]) -> Room:
+def room_for(run: str, registered: Iterable[Registered]) -> Room:
     """Return the room of a decision; raise ``VersionKept`` if it would be more than an object has room for."""
     room = room_of({REGISTERED_NAME: registered_value(registered)})
     if len(msgspec.msgpack.encode(room)) > ROOM_BYTES_MAX:
