@@ -243,6 +243,13 @@ def test_a_short_task_says_nothing():
     assert run(Forecast("yolo: reading", 50 << 20), 1 << 20, 50) == []
 
 
+def test_a_start_that_stands_still_foretells_no_weeks():
+    """A pass that gets no processor in its first seconds says nothing before it has some measure."""
+    forecast = Forecast("yolo: reading", 1000 << 20)
+    assert run(forecast, 1 << 10, 60) == []
+    assert "minutes" in run(forecast, 10 << 20, 40, begin=60.0)[0]
+
+
 def test_a_task_that_gets_slower_says_so():
     """If the time turns out wrong by half, another line corrects it, with what is done; not more than one a minute."""
     forecast = Forecast("yolo: reading", 1000 << 20)

@@ -17,6 +17,9 @@ _SAMPLE_S: Final = 0.5
 _LONG_S: Final = 60.0
 _AGAIN_S: Final = 60.0
 _OFF: Final = 1.5
+# What goes on for so little of the time that it is said to take is no measure of it: a start beside a training that
+# leaves no processor would be said to take weeks.
+_MEASURED_SHARE: Final = 1 / 500
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 24 * _HOUR_S
@@ -57,6 +60,7 @@ class Forecast:
         self._total = total
         self._done = 0
         self._speed = Speed()
+        self._began_s: float | None = None
         self._said_s = 0.0  # when; 0 for never
         self._end_s = 0.0  # the moment that was said to be the end
 
@@ -65,6 +69,7 @@ class Forecast:
         self._done += amount
         if not self._done:
             return None
+        self._began_s = now_s if self._began_s is None else self._began_s
         self._speed.sample(self._done, now_s)
         rate = self._speed.rate(self._done, now_s, after_s=_MEASURED_S)
         if not rate:
@@ -78,7 +83,8 @@ class Forecast:
 
     def _is_news(self, left_s: float, now_s: float) -> bool:
         if not self._said_s:
-            return left_s >= _LONG_S
+            assert self._began_s is not None
+            return left_s >= _LONG_S and now_s - self._began_s >= left_s * _MEASURED_SHARE
         expected_s = self._end_s - now_s
         is_off = left_s > max(expected_s, 0) * _OFF or left_s * _OFF < expected_s
         return is_off and abs(left_s - expected_s) >= _LONG_S and now_s >= self._said_s + _AGAIN_S
