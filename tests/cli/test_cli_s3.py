@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from machine import content, write_training
+from machine import NO_DEVICE, Machine, content, write_training
 
 from fault_proxy import Fault
 from limited_s3 import LimitedS3, error_body
@@ -61,6 +61,27 @@ def test_prune_and_compaction(remote):
     machine.good("check", "--read-data", **keys)
     machine.good("restore", "--repo", url, *options, "--to", "back", MLSYNC_CONFIG="", **keys)
     assert content(machine.base / "back") == content(machine.training)
+
+
+def test_a_write_only_node_makes_versions_in_a_bucket(remote, tmp_path, server):
+    """A machine without a secret backs up, deduplicates and proves on S3; who has one restores bit by bit."""
+    machine, url, options, keys = remote
+    machine.good("init", url, *options, "--write-only", tmp_path / "node.key", **keys)
+    node = Machine(tmp_path / "node", server)
+    node.secret = {}
+    write_training(node.training)
+    node.configuration.write_text(
+        f'repository = "{url}"\n{NO_DEVICE}[s3]\nendpoint_url = "{options[1]}"\n'
+        f'[key]\nwrite_only_key_file = "{tmp_path / "node.key"}"\n[[watch]]\ndirectory = "{node.training}"\n'
+    )
+    assert node.good("backup", "--json", **keys).json()["runs"][0]["lowest_level"] == 2
+    (node.training / "copy.pt").write_bytes((node.training / "weights" / "last.pt").read_bytes())
+    second = node.good("backup", "--json", **keys).json()["runs"][0]
+    assert (second["version"], second["new_bytes"]) == (2, 0)
+    assert node.run("versions", **keys).status == 86
+    machine.good("check", "--read-data", "--repo", url, *options, MLSYNC_CONFIG="", **keys)
+    machine.good("restore", "--repo", url, *options, "--to", "back", MLSYNC_CONFIG="", **keys)
+    assert content(machine.base / "back") == content(node.training)
 
 
 def test_init_keeps_all_that_it_was_told_of_the_server(remote):
