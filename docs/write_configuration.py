@@ -77,6 +77,7 @@ mlsync run -- python train.py
 | a cron line | minute, hour, day, month, weekday, in local time: `"30 3 * * 0"` is Sunday at 3:30 |
 | a share | in percent: `"50%"` |
 | a list | `["one", "two"]` |
+| a table of texts | `{ name = "value", "other name" = "value" }`, as a variable `name=value,other=value` too |
 | patterns | [exclude.md](exclude.md) describes them |
 """
 # What precedes the keys of a table.
@@ -206,6 +207,13 @@ _MORE: Final[Mapping[str, str]] = {
     "floor": "[checkpoints.md](checkpoints.md) explains the levels.",
     "payload_signing": "[s3.md](s3.md) says which stores need it.",
     "addressing": "[s3.md](s3.md) explains both forms.",
+    "sse": "[s3.md](s3.md#what-new-objects-get) says more of this and the keys below.",
+    "kms_key_id": "It goes with KMS only.",
+    "bucket_key": 'It goes with `sse = "aws:kms"` only.',
+    "storage_class": "It must be a class whose objects can be read at once.",
+    "storage_class_others": "It must be a class whose objects can be read at once.",
+    "tags": "At most eight of your own.",
+    "object_lock": "It is from `3d` to 100 years, and not shorter than `grace` under `[retention]`.",
 }
 
 

@@ -115,6 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
             version = {"x-amz-version-id": f"v{len(self.server.s3.requests)}"} if self.server.s3.has_versions else {}
             self._send(200, b"", ETag='"x"', **version)
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not self._answered():
+            self._send(501, error_body("NotImplemented"))
+
     def do_HEAD(self):
         self.do_GET()
 

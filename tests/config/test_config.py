@@ -256,6 +256,88 @@ MISTAKES = {
         4,
         "settle_max in [agent] is less than settle: FILE:4",
     ),
+    "archive for packs": (
+        '[s3]\nstorage_class = "DEEP_ARCHIVE"\n',
+        3,
+        (
+            "storage_class in [s3] must be a class whose objects can be read at once: a backup reads back what it "
+            'stored, and a lifecycle rule may archive packs later, not "DEEP_ARCHIVE": FILE:3'
+        ),
+    ),
+    "archive for manifests, by its name at Aliyun": (
+        '[s3]\nstorage_class_others = "ColdArchive"\n',
+        3,
+        (
+            "storage_class_others in [s3] must be a class whose objects can be read at once: every command reads them, "
+            'not "ColdArchive": FILE:3'
+        ),
+    ),
+    "key of KMS without KMS": (
+        '[s3]\nsse = "AES256"\nkms_key_id = "alias/a"\n',
+        4,
+        'kms_key_id in [s3] without encryption by KMS: FILE:4 (set sse = "aws:kms")',
+    ),
+    "bucket key with two layers": (
+        '[s3]\nsse = "aws:kms:dsse"\nbucket_key = true\n',
+        4,
+        'bucket_key in [s3] without encryption by KMS: FILE:4 (set sse = "aws:kms")',
+    ),
+    "lock shorter than the grace": (
+        '[s3]\nobject_lock = "compliance 5d"\n',
+        3,
+        (
+            "object_lock in [s3] is for less than the grace in [retention], 7 days: FILE:3 (what is forgotten stays "
+            "that long, and could be destroyed before; lock for longer, or set grace)"
+        ),
+    ),
+    "lock shorter than the grace of a run": (
+        '[[watch]]\ndirectory = "/a"\n[watch.retention]\ngrace = "40d"\n[s3]\nobject_lock = "governance 30d"\n',
+        7,
+        (
+            "object_lock in [s3] is for less than the grace in [retention], 40 days: FILE:7 (what is forgotten stays "
+            "that long, and could be destroyed before; lock for longer, or set grace)"
+        ),
+    ),
+    "lock of no mode": (
+        '[s3]\nobject_lock = "30d"\n',
+        3,
+        (
+            'object_lock in [s3] must be "governance" or "compliance", and a length of time like "500ms", "2s", "30m", '
+            '"1h30m" or "1d", from 3d to 100 years: "governance 30d", not "30d": FILE:3'
+        ),
+    ),
+    "too many tags": (
+        "[s3]\ntags = { a = '', b = '', c = '', d = '', e = '', f = '', g = '', h = '', i = '' }\n",
+        3,
+        (
+            "tags in [s3] must be at most 8 tags: an object may have 10, and mlsync adds 2, not "
+            "{'a': '', 'b': '', 'c': '', 'd': '', 'e': '', 'f': '', 'g': '', 'h': '', 'i': ''}: FILE:3"
+        ),
+    ),
+    "tag with letters that no server takes": (
+        '[s3]\ntags = { team = "a&b" }\n',
+        3,
+        (
+            "tags in [s3] must be made of letters, digits, spaces and + - = . _ : / @, as 'a&b' is not, not "
+            "{'team': 'a&b'}: FILE:3"
+        ),
+    ),
+    "tag of mlsync's": (
+        '[s3]\ntags = { mlsync-kind = "a" }\n',
+        3,
+        (
+            "tags in [s3] must be names that do not begin with aws: or mlsync-, as 'mlsync-kind' does, not "
+            "{'mlsync-kind': 'a'}: FILE:3"
+        ),
+    ),
+    "account that is a number": (
+        "[s3]\nexpected_bucket_owner = 111122223333\n",
+        3,
+        (
+            'expected_bucket_owner in [s3] must be an account\'s twelve digits in quotes, like "111122223333", not '
+            "111122223333: FILE:3"
+        ),
+    ),
 }
 
 
@@ -708,3 +790,14 @@ def test_a_repository_inside_a_watched_directory_is_refused_whatever_its_url(tmp
     file.write_text(f'repository = "{url}"\n[[watch]]\ndirectory = "/srv/my models"\n')
     with pytest.raises(ConfigInvalid, match="the repository is inside a watched directory"):
         load(file)
+
+
+def test_new_objects_are_written_as_they_were_said(tmp_path):
+    """A file that mlsync writes says the lock and the tags of the settings again."""
+    said = 'repository = "s3://b/p"\n[s3]\nobject_lock = "compliance 30d"\ntags = { team = "ä b", x = "" }\n'
+    file = tmp_path / "mlsync.toml"
+    file.write_text(said)
+    s3 = load(file).s3
+    assert (s3.object_lock.mode, s3.object_lock.period_s) == ("compliance", 30 * 86400.0)
+    file.write_text(template("s3://b/p", s3={"object_lock": s3.object_lock, "tags": s3.tags}))
+    assert load(file).s3 == s3

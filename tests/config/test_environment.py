@@ -169,3 +169,14 @@ def test_what_kubernetes_sets_for_a_service_is_no_mistake(name):
 def test_empty_variables_are_not_set():
     """As compose and Kubernetes leave those that nobody gave a value."""
     assert read_environment({"MLSYNC_REPOSITORY": "", "MLSYNC_NONSENSE": ""}).values == {}
+
+
+def test_tags_may_be_words_with_commas_between_them():
+    """A variable says tags as a table or as ``name=value``; an account's number needs no quotes."""
+    s3 = config(
+        MLSYNC_REPOSITORY="s3://b/p",
+        MLSYNC_S3_TAGS="team=vision,stage=a=b",
+        MLSYNC_S3_EXPECTED_BUCKET_OWNER="000022223333",
+    ).s3
+    assert (s3.tags, s3.expected_bucket_owner) == ({"team": "vision", "stage": "a=b"}, "000022223333")
+    assert config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_TAGS="{}").s3.tags == {}

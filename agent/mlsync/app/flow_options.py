@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.config.model import Config, WatchSettings
 from mlsync.proving.policy import Policy
-from mlsync.store.location import StoreOptions
+from mlsync.store.options import ObjectLock, StoreOptions
 from mlsync.values import NumberFault
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def source_of(watch: WatchSettings) -> Source:
 
 def store_options(config: Config) -> StoreOptions:
     """Return how the store is reached by the configuration."""
-    s3 = config.s3
+    s3, lock = config.s3, config.s3.object_lock
     return StoreOptions(
         endpoint_url=s3.endpoint_url,
         region=s3.region,
@@ -44,6 +44,18 @@ def store_options(config: Config) -> StoreOptions:
         addressing=cast('Literal["auto", "path", "virtual"]', s3.addressing),
         ca_file=None if s3.ca_file is None else str(s3.ca_file),
         payload_signing=cast('Literal["auto", "always", "never"]', s3.payload_signing),
+        requester_pays=s3.requester_pays,
+        expected_bucket_owner=s3.expected_bucket_owner,
+        sse=cast('Literal["AES256", "aws:kms", "aws:kms:dsse"] | None', s3.sse),
+        kms_key_id=s3.kms_key_id,
+        bucket_key=s3.bucket_key,
+        storage_class=s3.storage_class,
+        storage_class_others=s3.storage_class_others,
+        tags=None if s3.tags is None else tuple(s3.tags.items()),
+        acl=s3.acl,
+        object_lock=None
+        if lock is None
+        else ObjectLock(cast('Literal["governance", "compliance"]', lock.mode), lock.period_s),
     )
 
 

@@ -16,7 +16,7 @@ from mlsync.config.draft import drafted, not_written
 from mlsync.config.load import load
 from mlsync.config.model import Config, KeySettings, S3Settings
 from mlsync.config.places import default_state_directory, place_of_service, place_to_write, usual_places
-from mlsync.config.template import assignments, template
+from mlsync.config.template import Value, assignments, template
 from mlsync.errors import ConfigInvalid
 from mlsync.service.unit.booted import has_systemd
 
@@ -24,7 +24,7 @@ _SUFFIX: Final = ".toml"
 _ELSEWHERE: Final = "give --write-config FILE.toml for another place"
 _ANOTHER: Final = "nothing was restored; give --write-config FILE.toml for another one"
 
-Values = dict[str, str | bool | Path | None]
+Values = dict[str, Value]
 
 
 @dataclass(frozen=True, slots=True)

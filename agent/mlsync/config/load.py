@@ -40,6 +40,8 @@ from mlsync.values import Level
 # The tables in [[watch]].
 _INNER = ("retention", "evaluate")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+# Only the first one takes bucket keys.
+_BY_KMS = ("aws:kms", "aws:kms:dsse")
 _SECRETS = ("passphrase_file", "key_file", "kms_key", "write_only_key_file")
 
 
@@ -311,6 +313,7 @@ class _Reader:
             what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
             self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
         self._check_loading(config.proof)
+        self._check_new_objects(config)
         if (config.mlflow.username is None) != (config.mlflow.password_file is None):
             self._refuse(("mlflow", "username"), "username and password_file in [mlflow] need each other", None)
         if config.mlflow.username and config.mlflow.token_file:
@@ -324,6 +327,19 @@ class _Reader:
                 self._refuse(at, f"a second run named {watch.run!r}", advice)
             first[watch.run] = index
             self._check_apart(index, watch, config)
+
+    def _check_new_objects(self, config: Config) -> None:
+        """Refuse what no server could do with new objects, and a lock that ends before prune would look again."""
+        s3 = config.s3
+        if s3.kms_key_id and s3.sse not in _BY_KMS:
+            self._refuse(("s3", "kms_key_id"), "kms_key_id in [s3] without encryption by KMS", 'set sse = "aws:kms"')
+        if s3.bucket_key is not None and s3.sse != _BY_KMS[0]:
+            self._refuse(("s3", "bucket_key"), "bucket_key in [s3] without encryption by KMS", 'set sse = "aws:kms"')
+        grace_s = max((config.retention.grace_s, *(watch.retention.grace_s for watch in config.watches)))
+        if s3.object_lock is not None and s3.object_lock.period_s < grace_s:
+            what = f"object_lock in [s3] is for less than the grace in [retention], {grace_s / 86400:g} days"
+            advice = "what is forgotten stays that long, and could be destroyed before; lock for longer, or set grace"
+            self._refuse(("s3", "object_lock"), what, advice)
 
     def _check_loading(self, proof: ProofSettings) -> None:
         """Refuse a level 5 that contradicts itself, or that no checkpoint could reach."""

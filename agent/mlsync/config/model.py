@@ -54,6 +54,7 @@ from mlsync.config.keys import (
     tracking_uri,
     variables,
 )
+from mlsync.config.new_objects import Lock, account, object_lock, readable_class, tags
 from mlsync.config.places import default_state_directory
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid
@@ -112,6 +113,68 @@ class S3Settings:
         "times the CPU.",
         default='"auto"',
         example='"always"',
+    )
+    requester_pays: bool = key(
+        flag,
+        "Whether this machine's account pays for its requests, in a bucket that makes requesters pay.",
+        default="false",
+        example="true",
+    )
+    expected_bucket_owner: str | None = key(
+        account,
+        "The account that the bucket must belong to. The server refuses every request if it is another's.",
+        example='"111122223333"',
+        unset="any account",
+    )
+    sse: str | None = key(
+        one_of("AES256", "aws:kms", "aws:kms:dsse"),
+        "How the server encrypts new objects, which mlsync has encrypted already.",
+        example='"aws:kms"',
+        unset="as the bucket is set",
+    )
+    kms_key_id: str | None = key(
+        kms_key,
+        "The key of AWS KMS for that, best by its ARN.",
+        example='"arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"',
+        unset="the account's key for S3",
+    )
+    bucket_key: bool | None = key(
+        flag,
+        "Whether the server asks KMS once for many objects, which costs less.",
+        example="true",
+        unset="as the bucket is set",
+    )
+    storage_class: str | None = key(
+        readable_class("a backup reads back what it stored, and a lifecycle rule may archive packs later"),
+        "The storage class of new packs, which are nearly all bytes of a repository.",
+        example='"STANDARD_IA"',
+        unset="the server's",
+    )
+    storage_class_others: str | None = key(
+        readable_class("every command reads them"),
+        "The storage class of all other new objects: manifests, key slots, proofs.",
+        example='"STANDARD"',
+        unset="the server's",
+    )
+    tags: Mapping[str, str] | None = key(
+        tags,
+        "Tags of new objects, for lifecycle rules and inventories. mlsync adds `mlsync-kind` to them, and `mlsync-run` "
+        "where the object's key has the run's id. Write `{}` for these two alone.",
+        example='{ team = "vision" }',
+        unset="no tags",
+    )
+    acl: str | None = key(
+        one_of("private", "bucket-owner-read", "bucket-owner-full-control"),
+        "The access control list of new objects, for servers and buckets that still use these.",
+        example='"bucket-owner-full-control"',
+        unset="no list is sent",
+    )
+    object_lock: Lock | None = key(
+        object_lock,
+        "How long new objects are locked against deletion, in a bucket with object lock. The agent extends the lock of "
+        "what versions use. Only credentials with a right for that lift `governance`; nobody lifts `compliance`.",
+        example='"governance 30d"',
+        unset="as the bucket is set",
     )
 
 

@@ -8,13 +8,16 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from mlsync.config.keys import Key
 from mlsync.config.model import TABLES, TOP
+from mlsync.config.new_objects import Lock
 from mlsync.config.places import default_state_directory
 from mlsync.errors import ConfigInvalid
 
+#: What a key can be set to here; ``None`` leaves it as it is by default.
+Value: TypeAlias = str | bool | Path | Lock | Mapping[str, str] | None
 _COLUMNS: Final = 100
 #: What ends a key behind a # that shows no default.
 EXAMPLE: Final = "  # example"
@@ -29,8 +32,8 @@ def template(
     repository: str,
     watches: Sequence[tuple[Path, str | None]] = (),
     *,
-    s3: Mapping[str, str | bool | Path | None] | None = None,
-    key: Mapping[str, str | bool | Path | None] | None = None,
+    s3: Mapping[str, Value] | None = None,
+    key: Mapping[str, Value] | None = None,
     state_directory: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> str:
@@ -60,12 +63,12 @@ def template(
     return "\n".join(parts) + "\n"
 
 
-def assignments(values: Mapping[str, str | bool | Path | None]) -> list[str]:
+def assignments(values: Mapping[str, Value]) -> list[str]:
     """Return the lines that set these keys; one whose value is ``None`` is left out."""
     return [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
 
 
-def _lines(keys: Mapping[str, Key], given: Mapping[str, str | bool | Path | None]) -> Iterator[str]:
+def _lines(keys: Mapping[str, Key], given: Mapping[str, Value]) -> Iterator[str]:
     unknown = set(given) - set(keys)
     assert not unknown, unknown
     for name, key in keys.items():
@@ -86,9 +89,11 @@ def _comment(text: str) -> Iterator[str]:
     return (f"# {line}" for line in lines)
 
 
-def _toml(value: str | bool | Path) -> str:
+def _toml(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(name)} = {_toml(one)}" for name, one in value.items()) + " }"
     text = str(value)
     try:
         text.encode()

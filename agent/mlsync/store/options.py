@@ -13,6 +13,17 @@ OVERWRITES = (
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectLock:
+    """How long after its creation nobody may delete or overwrite an object's bytes; *mode* says who can undo that.
+
+    ``governance`` may be lifted by credentials with a right for that, ``compliance`` by nobody at all.
+    """
+
+    mode: Literal["governance", "compliance"]
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoreOptions:
     """Settings for S3; a directory needs none.
 
@@ -26,6 +37,13 @@ class StoreOptions:
 
     *addressing*: where the bucket's name goes. ``auto`` follows the profile (``s3 = addressing_style``); without that,
     it is the host name at AWS and the path elsewhere, and the host name if a server refuses the path.
+
+    *requester_pays* says with every request that its sender pays for it, and *expected_bucket_owner* has the server
+    refuse every request if the bucket is not that account's.
+
+    The rest is what each new object gets. *storage_class* is that of packs, *storage_class_others* that of all other
+    objects, which must be readable at once. *tags* are the user's own, to which mlsync adds some; ``None`` means that
+    there are none at all.
     """
 
     endpoint_url: str | None = None
@@ -34,3 +52,13 @@ class StoreOptions:
     addressing: Literal["auto", "path", "virtual"] = "auto"
     ca_file: str | None = None
     payload_signing: Literal["auto", "always", "never"] = "auto"
+    requester_pays: bool = False
+    expected_bucket_owner: str | None = None
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = None
+    bucket_key: bool | None = None
+    storage_class: str | None = None
+    storage_class_others: str | None = None
+    tags: tuple[tuple[str, str], ...] | None = None
+    acl: str | None = None
+    object_lock: ObjectLock | None = None

@@ -37,6 +37,7 @@ class Client:
         with translating(location):
             self.botocore: Any = make_client(options, location)
         self.clock = ServerClock(self.botocore)
+        self._always = _always(options)
         self.endpoint = urlsplit(self.botocore.meta.endpoint_url).netloc
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
@@ -46,6 +47,8 @@ class Client:
         there. A server that refuses that gets this request, and all later ones, with the name in the host name.
         """
         client = self.botocore
+        if self._always:
+            arguments = {**self._always_of(operation), **arguments}
         try:
             return getattr(client, operation)(**arguments)
         except ClientError as error:
@@ -59,6 +62,12 @@ class Client:
             body.seek(0)
         return getattr(self.botocore, operation)(**arguments)
 
+    def _always_of(self, operation: str) -> Mapping[str, str]:
+        """Return what every request says that can say it, for one operation."""
+        meta = self.botocore.meta
+        known = meta.service_model.operation_model(meta.method_to_api_mapping[operation]).input_shape.members
+        return {name: value for name, value in self._always.items() if name in known}
+
     @property
     def options(self) -> StoreOptions:
         """The options by which another client reaches the server as this one does by now."""
@@ -70,6 +79,10 @@ class Client:
     def is_transient(self, error: Exception) -> bool:
         """Return whether botocore's error behind *error* may pass, or was about a clock or keys that are right now."""
         return is_transient(error) or self.clock.explains(error) or are_renewed(error)
+
+    def now_s(self) -> float:
+        """Return what the server's clock shows, as far as its answers have said it."""
+        return self.clock.now_s()
 
     def close(self) -> None:
         """Close the connections."""
@@ -83,6 +96,12 @@ class Client:
                 # Requests under way keep the old client; its connections close with it.
                 client = make_client(replace(self._options, addressing="virtual"), self._location)
                 self.botocore, self.clock = client, ServerClock(client)
+
+
+def _always(options: StoreOptions) -> dict[str, str]:
+    """Return what all requests say, of those that can."""
+    said = {"RequestPayer": "requester"} if options.requester_pays else {}
+    return said | ({"ExpectedBucketOwner": options.expected_bucket_owner} if options.expected_bucket_owner else {})
 
 
 def signed_in(profile: str | None, region: str | None, *, tries: int) -> tuple[Any, SignIn]:

@@ -1,7 +1,8 @@
 """The server's clock: if this machine's is wrong, requests are signed by the server's time.
 
 A signature contains its time, and S3 refuses one that differs from its own by more than a quarter of an hour. A node
-whose clock was never set must still get backups. Only signatures use the server's time; times of versions do not.
+whose clock was never set must still get backups. Only signatures and the ends of locks use the server's time; times of
+versions do not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class ServerClock:
 
     def __init__(self, client: Any) -> None:
         self.ahead_s = 0.0
+        self._told_ahead_s = 0.0
         auth.AUTH_TYPE_MAPS[SIGNER] = _SignsByServerClock
         client.meta.events.register("after-call.s3", self._learn)
         client.meta.events.register("choose-signer.s3", self._choose_signer)
@@ -37,15 +39,22 @@ class ServerClock:
         cause = error.__cause__
         return isinstance(cause, ClientError) and _CORRECTED in cause.response.get("ResponseMetadata", {})
 
+    def now_s(self) -> float:
+        """Return the server's time by its last answer, to some seconds; this machine's before there is one."""
+        return time.time() + self._told_ahead_s
+
     def _learn(self, parsed: dict[str, Any], **_more: object) -> None:
         code = str(parsed.get("Error", {}).get("Code", ""))
         metadata = parsed.get("ResponseMetadata", {})
         text = metadata.get("HTTPHeaders", {}).get("date")
-        if code not in _WRONG_TIME or text is None:
+        if text is None:
             return
         try:
             ahead_s = parsedate_to_datetime(text).timestamp() - time.time()
         except ValueError:
+            return
+        self._told_ahead_s = ahead_s
+        if code not in _WRONG_TIME:
             return
         if abs(ahead_s - self.ahead_s) > _DIFFERS_FROM_S:
             self.ahead_s = ahead_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlsync.errors import ConfigInvalid
 from mlsync.store.base import Upload
 from mlsync.store.location import bucket_and_prefix
@@ -19,7 +21,7 @@ class PlainS3Store(S3Store):
     """A bucket and prefix; a key is any name that no server resolves as a path or takes for a query."""
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        super().__init__(*bucket_and_prefix(url), options)
+        super().__init__(*bucket_and_prefix(url), _for_others(options))
 
     @property
     def part_bytes(self) -> int:
@@ -41,3 +43,15 @@ class PlainS3Store(S3Store):
 
     def _names(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + self.checked(key)}
+
+
+def _for_others(options: StoreOptions) -> StoreOptions:
+    """Return the settings without what is meant for the repository's bucket and its objects alone."""
+    return replace(
+        options,
+        expected_bucket_owner=None,
+        storage_class=None,
+        storage_class_others=None,
+        tags=None,
+        object_lock=None,
+    )

@@ -32,6 +32,7 @@ from mlsync.store.s3.errors import (
 )
 from mlsync.store.s3.hedge import HedgedReads
 from mlsync.store.s3.listing import object_entries, unfinished_uploads, uploaded_parts
+from mlsync.store.s3.new_objects import NewObjects
 from mlsync.store.s3.transfer import SeekableBody, fill, whole_size
 from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_token
 
@@ -63,13 +64,15 @@ class S3Store(Store):
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._signs_payload = options.payload_signing == "always"
-        self._sums_parts = options.payload_signing != "never"
+        # S3 wants a checksum with every part of an object that is locked.
+        self._sums_parts = options.payload_signing != "never" or options.object_lock is not None
         self._location = f"s3://{bucket}/{self._prefix}"
         self._conditional_create = True
         self._warn: Callable[[str], None] = lambda _text: None
         self._lock = threading.Lock()
         self._has_versions = False
         self._client = Client(options, self._location)
+        self._new_objects = NewObjects(options, self._client.now_s)
         self._reads = HedgedReads(self._fetch)
         self._write_concurrency = Concurrency(WRITES_AT_ONCE, WRITES_AT_ONCE_MAX)
         self._read_concurrency = Concurrency(READS_AT_ONCE, READS_AT_ONCE_MAX)
@@ -139,7 +142,12 @@ class S3Store(Store):
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*; the server compares the body with its MD5, the checksum that every server knows."""
         digest = _base64(hashlib.md5(view_of(body), usedforsecurity=False).digest())
-        arguments = {**self._names(key), "Body": self._body(body), "ContentMD5": digest}
+        arguments = {
+            **self._names(key),
+            "Body": self._body(body),
+            "ContentMD5": digest,
+            **self._new_objects.arguments(key),
+        }
         with self._write_concurrency.request(view_of(body).nbytes):
             answer = self._create(key, "put_object", arguments)
         self._note_versions(answer)
@@ -147,7 +155,12 @@ class S3Store(Store):
     def replace(self, key: str, body: Buffer) -> None:
         """Put *body* in the place of the object *key*: an unconditional put, which S3 does in one step."""
         digest = _base64(hashlib.md5(view_of(body), usedforsecurity=False).digest())
-        arguments = {**self._names(key), "Body": self._body(body), "ContentMD5": digest}
+        arguments = {
+            **self._names(key),
+            "Body": self._body(body),
+            "ContentMD5": digest,
+            **self._new_objects.arguments(key),
+        }
         with self._write_concurrency.request(view_of(body).nbytes), translating(self._where(key)):
             self._client.call("put_object", arguments)
 
@@ -302,12 +315,17 @@ class S3Store(Store):
             except errors.StoreError as error:
                 if not isinstance(error.__cause__, ClientError) or not _lacks_feature(error.__cause__):
                     raise
-                self._sums_parts = False
+            # It may be something else that the server refuses.
+            upload_id = self._begin_multipart(key)
+            self._sums_parts = False
+            return upload_id
         return self._begin_multipart(key)
 
     def _begin_multipart(self, key: str, **sums: str) -> str:
         with translating(self._where(key)):
-            upload_id: str = self._client.call("create_multipart_upload", {**self._names(key), **sums})["UploadId"]
+            upload_id: str = self._client.call(
+                "create_multipart_upload", {**self._names(key), **sums, **self._new_objects.arguments(key)}
+            )["UploadId"]
         return upload_id
 
     def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> SentPart:
@@ -340,7 +358,6 @@ class S3Store(Store):
             except ClientError as error:
                 if not _lacks_feature(error):
                     raise self._create_error(key, error) from error
-                self._conditional_create = False
             except BotoCoreError as error:
                 raise translated(error, where) from error
             else:
@@ -348,6 +365,8 @@ class S3Store(Store):
         self._raise_if_taken(key)
         with translating(where):
             answer = self._client.call(operation, arguments)
+        # Not before: it may have been something else that the server refused.
+        self._conditional_create = False
         return dict(answer)
 
     def _create_error(self, key: str, error: ClientError) -> errors.StoreError:

@@ -1,0 +1,207 @@
+"""What new objects get by the settings of [s3], on a server that plays AWS, and what a refusal of it says."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+
+import boto3
+import pytest
+
+from limited_s3 import LimitedS3, error_body
+from mlsync import errors
+from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.options import ObjectLock
+from mlsync.store.s3 import store as s3
+
+RUN = "0123456789abcdef0123456789abcdef"
+PACK = f"packs/01/{RUN}"
+MANIFEST = f"versions/{RUN}/0000000001"
+KEY = "arn:aws:kms:us-east-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+DAY_S = 86400.0
+
+
+class Bucket:
+    """A bucket of the server that plays AWS, as its owner sees it."""
+
+    def __init__(self, server, **creation):
+        """Make it."""
+        self.name = f"new-{uuid.uuid4().hex}"
+        self.endpoint_url = server.endpoint_url
+        self.client = boto3.session.Session().client("s3", endpoint_url=server.endpoint_url, region_name="us-east-1")
+        self.client.create_bucket(Bucket=self.name, **creation)
+        self._stores = []
+
+    def open(self, **options):
+        """Return a store in it."""
+        given = {"endpoint_url": self.endpoint_url, "region": "us-east-1", **options}
+        self._stores.append(open_store(f"s3://{self.name}/runs", StoreOptions(**given)))
+        return self._stores[-1]
+
+    def head(self, key):
+        """Return what a HEAD says of an object."""
+        return self.client.head_object(Bucket=self.name, Key=f"runs/{key}")
+
+    def tags(self, key):
+        """Return an object's tags."""
+        tags = self.client.get_object_tagging(Bucket=self.name, Key=f"runs/{key}")["TagSet"]
+        return {tag["Key"]: tag["Value"] for tag in tags}
+
+    def close(self):
+        """Close the stores."""
+        for store in self._stores:
+            store.close()
+        self.client.close()
+
+
+@pytest.fixture
+def bucket(aws_server):
+    """A bucket as AWS makes it."""
+    made = Bucket(aws_server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lockable(s3_server):
+    """A bucket with object lock, and no rule for all objects; the other server forgets locks and tags of uploads."""
+    made = Bucket(s3_server, ObjectLockEnabledForBucket=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """A server that says what the test wants, and notes what it was sent; its stores by their options."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server = LimitedS3()
+    server.start()
+    stores = []
+
+    def open_limited(**options):
+        stores.append(open_store("s3://bucket", StoreOptions(endpoint_url=server.endpoint_url, **options)))
+        return stores[-1], server
+
+    yield open_limited
+    for store in stores:
+        store.close()
+    server.stop()
+
+
+def in_parts(store, key, count=2):
+    """Store an object of that many parts, the last one short."""
+    upload = store.upload(key)
+    body = os.urandom((count - 1) * store.part_bytes + 1)
+    for offset in range(0, len(body), store.part_bytes):
+        upload.write(offset, body[offset : offset + store.part_bytes])
+    upload.finish(len(body))
+    return body
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Small parts make small objects."""
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+
+
+def test_every_way_to_create_an_object_says_how_it_is_encrypted(bucket):
+    """A put, a replacement and an upload in parts are encrypted by the key of the settings."""
+    store = bucket.open(sse="aws:kms", kms_key_id=KEY)
+    store.put(MANIFEST, b"one")
+    in_parts(store, PACK)
+    store.replace("repository", b"two")
+    for key in (MANIFEST, PACK, "repository"):
+        answer = bucket.head(key)
+        assert (answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == ("aws:kms", KEY)
+
+
+def test_packs_have_a_class_and_other_objects_another(bucket):
+    """The class of the settings is that of packs, put or in parts; other objects keep the server's."""
+    store = bucket.open(storage_class="STANDARD_IA")
+    store.put(PACK, b"pack")
+    in_parts(store, PACK[:-1] + "0")
+    store.put(MANIFEST, b"manifest")
+    assert [bucket.head(key).get("StorageClass") for key in (PACK, PACK[:-1] + "0", MANIFEST)] == [
+        "STANDARD_IA",
+        "STANDARD_IA",
+        None,
+    ]
+    bucket.open(storage_class_others="ONEZONE_IA").put("repository", b"x")
+    assert bucket.head("repository")["StorageClass"] == "ONEZONE_IA"
+
+
+def test_tags_say_the_kind_and_the_id_of_the_run_that_the_key_has(lockable):
+    """Of a run's objects the tags have the id in their key; a pack has none, and nothing has a name."""
+    store = lockable.open(tags=(("team", "vision & more"), ("stage", "")))
+    store.put(MANIFEST, b"manifest")
+    in_parts(store, PACK)
+    store.put("repository", b"header")
+    of_user = {"team": "vision & more", "stage": ""}
+    assert lockable.tags(MANIFEST) == {**of_user, "mlsync-kind": "versions", "mlsync-run": RUN}
+    assert lockable.tags(PACK) == {**of_user, "mlsync-kind": "packs"}
+    assert lockable.tags("repository") == {**of_user, "mlsync-kind": "repository"}
+
+
+def test_without_tags_in_the_settings_there_are_none(bucket):
+    """Tags cost money and a right of their own: no object has any unless they were asked for."""
+    bucket.open().put(MANIFEST, b"manifest")
+    assert bucket.tags(MANIFEST) == {}
+
+
+def test_new_objects_are_locked_from_their_creation_on(lockable):
+    """Each kind of create locks for the period, in the mode of the settings."""
+    store = lockable.open(object_lock=ObjectLock("governance", 30 * DAY_S))
+    store.put(MANIFEST, b"manifest")
+    in_parts(store, PACK)
+    store.replace("repository", b"header")
+    for key in (MANIFEST, PACK, "repository"):
+        answer = lockable.head(key)
+        assert answer["ObjectLockMode"] == "GOVERNANCE"
+        until_s = answer["ObjectLockRetainUntilDate"].timestamp()
+        assert 29.9 * DAY_S < until_s - time.time() < 30.1 * DAY_S
+
+
+def test_a_lock_counts_by_the_clock_of_the_server(lockable, monkeypatch):
+    """On a machine whose clock is years ahead nothing is locked for years."""
+    store = lockable.open(object_lock=ObjectLock("compliance", 30 * DAY_S))
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 3650 * DAY_S)
+    with pytest.raises(errors.NotFound):
+        store.get("repository", limit_bytes=1)
+    store.put(MANIFEST, b"manifest")
+    until_s = lockable.head(MANIFEST)["ObjectLockRetainUntilDate"].timestamp()
+    assert 29.9 * DAY_S < until_s - now_s < 30.1 * DAY_S
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_every_request_names_the_owner_and_who_pays(limited, is_said):
+    """Requests of every kind carry both; without the settings none does."""
+    store, server = limited(**({"requester_pays": True, "expected_bucket_owner": "111122223333"} if is_said else {}))
+    store.put("repository", b"x")
+    store.read("repository", 0, memoryview(bytearray(1)))
+    store.get("repository", limit_bytes=9)
+    store.stat("repository")
+    list(store.list(""))
+    store.delete("repository")
+    names = ("x-amz-request-payer", "x-amz-expected-bucket-owner")
+    found = [tuple(headers.get(name) for name in names) for _, _, headers in server.requests]
+    assert len(found) == 6
+    assert set(found) == {("requester", "111122223333") if is_said else (None, None)}
+
+
+@pytest.mark.parametrize("create", ["put", "parts"])
+def test_a_setting_that_is_refused_leaves_creates_conditional(limited, create):
+    """``InvalidArgument`` about a setting is not taken for a server without conditional creates or checksums."""
+    store, server = limited(sse="aws:kms")
+    server.answer = lambda method, _path: (
+        (400, {}, error_body("InvalidArgument")) if method in ("PUT", "POST") else None
+    )
+    with pytest.raises(errors.StoreError):
+        store.put(MANIFEST, b"x") if create == "put" else in_parts(store, PACK)
+    server.answer = lambda _method, _path: None
+    server.requests.clear()
+    store.put("repository", b"x")
+    assert store.conditional_create
+    assert server.requests[-1][2]["If-None-Match"] == "*"
