@@ -23,7 +23,7 @@ MODULES = {
     for path in (AGENT / "mlsync").rglob("*.py")
 }
 LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
-FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish"}
+FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish", "mirror"}
 BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
@@ -60,6 +60,8 @@ ARROWS = {
     "proving": {"target", "versions", *BELOW, "formats"},
     # What it hands on are the files that a restore would write.
     "publish": {"restore", "target", "versions", *BELOW, "codec", "formats", "store", "registry"},
+    # Sealed objects as they are: it opens them only to know what belongs to a version.
+    "mirror": {"versions", *BELOW, "codec", "store"},
     "target": {"versions", "source", "repository", "codec"},
     "versions": {*BELOW, "codec", "formats"},
     # Pure functions of plain facts, which others gather.

@@ -115,6 +115,11 @@
     |  |- RegistryAway           115   the registry of models was not reached, or has a fault of its own
     |  `- RegistryDenied         116   the registry of models does not accept the credentials
     |- ExportRefused             117   an export would overwrite something else
+    |- MirrorError
+    |  |- MirrorIncomplete       121   some versions could not be copied to the mirror, all of them listed
+    |  |- MirrorConflict         122   the mirror has another object under a name of the source
+    |  |- MirrorForeign           64   the mirror's place is another repository's
+    |  `- RekeyRefused            65   what is copied to another key cannot be copied there
     `- StateError
        |- StateFull               80   no room for the local state
        `- StateDamaged            81   the local state does not open; it may be deleted
@@ -922,6 +927,39 @@ class ExportRefused(Error):
 
     exit_code = 117
     usual_advice = "look at it; to replace it, give --force, or choose another place with --to"
+
+
+class MirrorError(Error):
+    """Something about a second copy of the repository, a mirror."""
+
+
+class MirrorIncomplete(MirrorError):
+    """Some versions could not be copied to the mirror; all of them were listed, and the others are there."""
+
+    exit_code = 121
+    usual_advice = "mlsync check says what is wrong with the repository; copy again afterwards, and it goes on"
+
+
+class MirrorConflict(MirrorError):
+    """The mirror has another object under a name of the source; nothing was overwritten, and the rest was copied."""
+
+    exit_code = 122
+    usual_advice = (
+        "compare both with mlsync versions: if the repository was brought back from an older state, the mirror has "
+        "what it lost; a copy that is to have the new history needs another place"
+    )
+
+
+class MirrorForeign(MirrorError):
+    """The mirror's place is another repository's; nothing was written there."""
+
+    exit_code = 64
+
+
+class RekeyRefused(MirrorError):
+    """What is to be copied to another key cannot be copied to that place."""
+
+    exit_code = 65
 
 
 class StateError(Error):

@@ -17,6 +17,7 @@ from mlsync.repository.history import fence, tombstone
 from mlsync.repository.history.decision import Decision, open_decision
 from mlsync.repository.history.fence import Fence
 from mlsync.repository.history.move import Moved, Moves
+from mlsync.repository.history.omission import Omission, open_omission
 from mlsync.repository.history.tombstone import Registration, Tombstone
 from mlsync.repository.keys.epochs import EpochKeys, open_epoch
 from mlsync.repository.later_proof import LaterProof
@@ -30,6 +31,7 @@ from mlsync.repository.sealed_object import (
     LATER_PROOF,
     MANIFEST,
     MOVE,
+    OMISSION,
     REGISTRATION,
     TOMBSTONE,
 )
@@ -161,6 +163,12 @@ def read_tombstone(plain: bytes) -> Tombstone:
     """Seal *plain* as the tombstone of the document's pack, and read that as a prune does."""
     key = names.tombstone(EXAMPLES.pack_id)
     return tombstone.open_tombstone(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, TOMBSTONE, key, plain))
+
+
+def read_omission(plain: bytes) -> Omission:
+    """Seal *plain* as an omission of the document's run, and read that as a check does."""
+    key = EXAMPLES.omission_key
+    return open_omission(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, OMISSION, key, plain))
 
 
 def read_registration(plain: bytes) -> Registration:

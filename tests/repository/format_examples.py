@@ -88,6 +88,7 @@ class Examples:
         self.decision_key = decision_key(self.keys, self.run, 2)
         self.move_key = names.move(self.moved_id)
         self.registration_key = names.registration(run_id(self.keys.of("run id"), self.run))
+        self.omission_key = names.omission(run_id(self.keys.of("run id"), self.run), bytes(16))
         self.pack_parts = self._pack()
         self.ref = ChunkRef(self.name, self.pack_id, 0, 48, len(self.plain) + 16, len(self.plain), Coding.RAW)
 

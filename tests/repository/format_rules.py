@@ -408,6 +408,20 @@ def registration(value: Any, run: str) -> None:
     room(more)
 
 
+def omission(value: Any, run: str) -> None:
+    """An omission whose key has the id of that run."""
+    name, made, writer, host, versions, more = array(value, 6)
+    need(type(name) is str and name == run)
+    need(is_int(made, *TIME) and type(writer) is str and type(host) is str)
+    need(type(versions) is list and 0 < len(versions) <= 100_000)
+    before = 0
+    for one in versions:
+        first, last = array(one, 2)
+        need(is_int(first, before + 1, 9_999_999_999) and is_int(last, first, 9_999_999_999))
+        before = last
+    room(more)
+
+
 # ---------------------------------------------------------------- key material, with an HPKE of its own
 
 

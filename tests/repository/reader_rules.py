@@ -901,6 +901,50 @@ REGISTRATION_RULES = [
     Rule(142, "registration", "the room is as in a root", [((3,), {})], [((3,), {"!a": 1})], [((3,), {"other": []})]),
 ]
 
+OMISSION: list[Any] = [EXAMPLES.run, 1, "mlsync 0.1.0", "node", [[1, 3], [5, 5]], None]
+NUMBER_MAX = 9_999_999_999
+OMISSION_RULES = [
+    Rule(
+        186,
+        "omission",
+        "6 positions; the run is a str, and the one whose id the key has",
+        [((5,), DROPPED), ((6,), None), ((), 1), *each([(0,)], "yolo-2", b"yolo-1", "")],
+        kept=[((), OMISSION)],
+    ),
+    Rule(
+        187,
+        "omission",
+        "made at is an int within ± (2⁶³ - 1); writer and host are strs",
+        [*each([(1,)], 1 << 63, -(1 << 63), 1.0), *each([(2,), (3,)], b"x", None)],
+        kept=each([(1,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(
+        188,
+        "omission",
+        "1 to 100,000 ranges, first and last int from 1 to 9999999999, that rise and do not overlap",
+        each(
+            [(4,)],
+            [],
+            [[0, 1]],
+            [[2, 1]],
+            [[1, NUMBER_MAX + 1]],
+            [[1, 2], [2, 3]],
+            [[3, 4], [1, 1]],
+            [[1]],
+            [[1, 2, 3]],
+            [[1.0, 2]],
+            None,
+        ),
+        kept=each([(4,)], [[1, NUMBER_MAX]], [[1, 1], [2, 2]]),
+    ),
+    Rule(189, "omission", "the room is as in a root", [((5,), {})], [((5,), {"!a": 1})], [((5,), {"other": []})]),
+]
+
+
+def omission_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole omissions."""
+    yield from _cases(OMISSION_RULES, OMISSION)
+
 
 def fence_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole bodies of fences."""
@@ -1015,6 +1059,7 @@ ALL_RULES = [
     *FENCE_RULES,
     *TOMBSTONE_RULES,
     *REGISTRATION_RULES,
+    *OMISSION_RULES,
     *EPOCH_RULES,
     *EVALUATION_RULES,
 ]

@@ -16,6 +16,7 @@ from forged import (
     read_evaluation,
     read_fence,
     read_move,
+    read_omission,
     read_proof,
     read_registration,
     read_root,
@@ -34,6 +35,7 @@ from reader_rules import (
     fence_cases,
     material_cases,
     move_cases,
+    omission_cases,
     proof_cases,
     registration_cases,
     root_cases,
@@ -112,6 +114,12 @@ def test_what_a_prune_leaves_is_held_to_each_rule():
         assert outcome(read_registration, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
+def test_an_omission_is_held_to_each_rule():
+    """An omission that breaks a rule is damage, one of a newer mlsync is called that, one at a bound is read."""
+    for rule, expected, value in omission_cases():
+        assert outcome(read_omission, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
 def test_a_reader_that_was_written_from_the_page_says_the_same():
     """The rules that were written a second time, from the page, agree on every case."""
     for rule, expected, value in root_cases():
@@ -126,6 +134,10 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
     for rule, expected, value in epoch_cases():
         assert outcome(format_rules.epoch, value, 1) == expected, rule.text
+
+
+def test_that_reader_agrees_on_what_prunes_and_copiers_leave():
+    """It does on move records, fences, tombstones, registrations and omissions."""
     for rule, expected, value in move_cases():
         assert outcome(format_rules.move, value, EXAMPLES.moved_id) == expected, rule.text
     for rule, expected, value in fence_cases():
@@ -134,6 +146,8 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.tombstone, value) == expected, rule.text
     for rule, expected, value in registration_cases():
         assert outcome(format_rules.registration, value, EXAMPLES.run) == expected, rule.text
+    for rule, expected, value in omission_cases():
+        assert outcome(format_rules.omission, value, EXAMPLES.run) == expected, rule.text
 
 
 def test_key_material_is_held_to_each_rule_by_both_readers():

@@ -21,7 +21,7 @@ from mlsync.errors import (
     WrongPassphrase,
 )
 from mlsync.repository import header, names, sealed_object
-from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history import fence, omission, tombstone
 from mlsync.repository.history.decision import open_decision
 from mlsync.repository.history.move import Moves
 from mlsync.repository.keys import keyslot
@@ -72,6 +72,7 @@ def test_there_are_vectors():
         "fence",
         "tombstone",
         "registration",
+        "omission",
         "epoch",
     }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
@@ -201,6 +202,11 @@ def _registration(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.REGISTRATION, fields["name"], body)
 
 
+def _omission(fields, keys, body):
+    omission.open_omission(keys, fields["name"], body)
+    return sealed_object.open_(keys, sealed_object.OMISSION, fields["name"], body)
+
+
 def _epoch(fields, keys, body):
     master, number = bytes.fromhex(fields["epoch 1 master key"]), names.parse_epoch(fields["name"])
     open_epoch(keys.repository_id, number, master, body)
@@ -215,6 +221,7 @@ READERS = {
     "fence": _fence,
     "tombstone": _tombstone,
     "registration": _registration,
+    "omission": _omission,
     "version": _version,
     "later proof": _later_proof,
     "evaluation": _evaluation,

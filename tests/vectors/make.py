@@ -81,6 +81,7 @@ MAGICS: dict[Purpose, bytes] = {
     "fence": b"mlsyncF\0",
     "tombstone": b"mlsyncT\0",
     "registration": b"mlsyncR\0",
+    "omission": b"mlsyncO\0",
     "epoch": b"mlsyncK\0",
 }
 Change = Callable[[bytes], bytes]
@@ -442,6 +443,15 @@ def registrations() -> Iterator[Vector]:
     yield from _small(reader_rules.registration_cases(), "registration", key, msgspec.msgpack.encode)
 
 
+def omissions() -> Iterator[Vector]:
+    """Vectors of omissions, in the same way."""
+    import forged
+    import reader_rules
+
+    key = forged.EXAMPLES.omission_key
+    yield from _small(reader_rules.omission_cases(), "omission", key, msgspec.msgpack.encode)
+
+
 def _small(cases: Iterator[Any], kind: Purpose, key: str, encode: Callable[[Any], bytes]) -> Iterator[Vector]:
     import forged
 
@@ -503,6 +513,7 @@ GROUPS = {
     "fence": fences,
     "tombstone": tombstones,
     "registration": registrations,
+    "omission": omissions,
     "epoch": epochs,
     "pack": packs,
     "manifest": lambda: chain(manifests(), materials()),
@@ -518,6 +529,7 @@ NAMES = {
     "fence": "",
     "tombstone": "",
     "registration": "",
+    "omission": "",
     "epoch": "",
     "pack": PACK_NAME,
     "manifest": VERSION_NAME,

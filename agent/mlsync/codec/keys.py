@@ -38,6 +38,7 @@ Purpose = Literal[
     "fence",
     "tombstone",
     "registration",
+    "omission",
     "epoch",
     "retired",
 ]
@@ -59,6 +60,7 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "fence": b"mlsync 1 fence",
     "tombstone": b"mlsync 1 tombstone",
     "registration": b"mlsync 1 registration",
+    "omission": b"mlsync 1 omission",
     "epoch": b"mlsync 1 epoch",
     "retired": b"mlsync 1 retired",
 }

@@ -20,6 +20,7 @@ DECISIONS: Final = "decisions/"
 MOVES: Final = "moves/"
 RUNS: Final = "runs/"
 EPOCHS: Final = "epochs/"
+OMISSIONS: Final = "omissions/"
 PREFIXES: Final = (
     KEY_SLOTS,
     PACKS,
@@ -33,11 +34,13 @@ PREFIXES: Final = (
     MOVES,
     RUNS,
     EPOCHS,
+    OMISSIONS,
 )
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
 EVALUATION_ID_BYTES: Final = 16
+OMISSION_ID_BYTES: Final = 16
 FEATURE_TAG_BYTES: Final = 16
 DECISION_TAG_BYTES: Final = 16
 EPOCH_TAG_BYTES: Final = 16
@@ -60,13 +63,14 @@ _DECISION = re.compile(
 )
 _REGISTRATION = re.compile(rf"{RUNS}([0-9a-f]{{32}})")
 _EPOCH = re.compile(rf"{EPOCHS}([0-9]{{3}})(?:-copy|-[0-9a-f]{{{2 * EPOCH_TAG_BYTES}}})?")
+_OMISSION = re.compile(rf"{OMISSIONS}([0-9a-f]{{32}})/[0-9a-f]{{{2 * OMISSION_ID_BYTES}}}")
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 _MOVE = re.compile(rf"{MOVES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
     rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}|{COPIES}[0-9a-f]{{32}}|{DECISIONS}[0-9a-f]{{32}}"
-    rf"|{EVALUATIONS}[0-9a-f]{{32}}"
+    rf"|{EVALUATIONS}[0-9a-f]{{32}}|{OMISSIONS}[0-9a-f]{{32}}"
 )
 
 
@@ -160,6 +164,22 @@ def move(pack_id: bytes) -> str:
 def registration(run_id: bytes) -> str:
     """Return the name of a run's registration: a prune learns from it of a run that has no version yet."""
     return f"{RUNS}{run_id.hex()}"
+
+
+def run_omissions_prefix(run_id: bytes) -> str:
+    """Return the prefix of the names of what says which of a run's versions a mirror does not have."""
+    return f"{OMISSIONS}{run_id.hex()}/"
+
+
+def omission(run_id: bytes, omission_id: bytes) -> str:
+    """Return the name of what says which of a run's versions a mirror does not have; a run may have several."""
+    return f"{run_omissions_prefix(run_id)}{omission_id.hex()}"
+
+
+def parse_omission(key: str) -> bytes | None:
+    """Return the run's id if *key* names what says which of its versions a mirror does not have."""
+    match = _OMISSION.fullmatch(key)
+    return bytes.fromhex(match[1]) if match else None
 
 
 def is_key_slot(key: str) -> bool:
@@ -272,6 +292,7 @@ def is_object(key: str) -> bool:
         parse_move,
         parse_registration,
         parse_epoch,
+        parse_omission,
     )
     return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 

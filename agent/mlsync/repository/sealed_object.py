@@ -26,6 +26,7 @@ from mlsync.repository.encoding.tokens import (
     MAGIC_LATER_PROOF,
     MAGIC_MANIFEST,
     MAGIC_MOVE,
+    MAGIC_OMISSION,
     MAGIC_REGISTRATION,
     MAGIC_TOMBSTONE,
 )
@@ -73,6 +74,7 @@ EPOCH: Final = SealedKind(MAGIC_EPOCH, "epoch", "epoch")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
 FENCE: Final = SealedKind(MAGIC_FENCE, "fence", "fence", is_raw=True)
+OMISSION: Final = SealedKind(MAGIC_OMISSION, "omission", "omission")
 TOMBSTONE: Final = SealedKind(MAGIC_TOMBSTONE, "tombstone", "tombstone")
 REGISTRATION: Final = SealedKind(
     MAGIC_REGISTRATION, "registration", "registration of a run", may_be_sealed_to_recipient=True

@@ -136,6 +136,23 @@ class Store(Protocol):
     def upload(self, key: str) -> Upload:
         """Begin an object that is too large to ``put``, or is not complete yet."""
 
+    @property
+    def innermost(self) -> Store:
+        """The store itself, without what is wrapped around it."""
+        return self
+
+    def copies_from(self, source: Store) -> bool:  # noqa: ARG002 - stores that cannot do it have no use for it
+        """Return whether ``copy_from`` of that *source* may work, without a request."""
+        return False
+
+    def copy_from(self, source: Store, key: str, size_bytes: int) -> bool:  # noqa: ARG002 - as above
+        """Create the object *key* from *source*'s object of that key and size; no byte passes through this process.
+
+        Return ``False``, with nothing created, if the store refuses to; the caller then reads and writes. Raise
+        ``NotFound`` if *source* has no such object, and ``AlreadyExists`` if this store has one.
+        """
+        return False
+
     @abstractmethod
     def resume(self, key: str, token: str) -> Upload:
         """Continue the upload that returned *token*, with the parts that it had then.

@@ -72,6 +72,17 @@ class RetryingStore(WrappingStore):
 
         self.create("put", key, lambda: self._store.put(key, body), is_ours)
 
+    def copy_from(self, source: Store, key: str, size_bytes: int) -> bool:
+        """Copy an object; if an earlier try made it, that is the same success: its key is random."""
+        was_copied = True
+
+        def make() -> None:
+            nonlocal was_copied
+            was_copied = self._store.copy_from(source.innermost, key, size_bytes)
+
+        self.create("copy_from", key, make, lambda: self.stat(key).size_bytes == size_bytes)
+        return was_copied
+
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Yield every object under *prefix* after *after*; a broken listing continues after its last object."""
         listing = _Listing(self._store, prefix, after)

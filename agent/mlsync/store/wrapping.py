@@ -76,6 +76,19 @@ class WrappingStore(Store):
         """Begin an object in parts."""
         return self.wrap_upload(key, self.call("upload", key, lambda: self._store.upload(key)))
 
+    @property
+    def innermost(self) -> Store:
+        """The store that does the work."""
+        return self._store.innermost
+
+    def copies_from(self, source: Store) -> bool:
+        """Return whether the wrapped store may copy from *source*."""
+        return self._store.copies_from(source.innermost)
+
+    def copy_from(self, source: Store, key: str, size_bytes: int) -> bool:
+        """Have the wrapped store copy an object."""
+        return self.call("copy_from", key, lambda: self._store.copy_from(source.innermost, key, size_bytes))
+
     def resume(self, key: str, token: str) -> Upload:
         """Continue an upload."""
         return self.wrap_upload(key, self.call("resume", key, lambda: self._store.resume(key, token)))

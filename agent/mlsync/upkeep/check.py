@@ -30,10 +30,11 @@ from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.features import is_feature
-from mlsync.repository.history import fences
+from mlsync.repository.history import fences, omission
 from mlsync.repository.history.decision import tagged_number
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.history.fence import is_fence_size
+from mlsync.repository.history.omission import Omitted, Range
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.later_proof import StoredProof
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous
@@ -72,6 +73,7 @@ class CheckResult:
     """What a check found; *unused_packs* are from backups that did not end, and are no problem.
 
     *uncopied* are versions whose manifest has no second copy: they restore, and mlsync repair makes the copy.
+    *omitted* are versions that are missing since whoever made this copy of a repository left them out, by run.
     *left_open* is the error to end with if there is no problem, but a version could not be checked completely.
     """
 
@@ -86,6 +88,7 @@ class CheckResult:
     unchecked: list[Problem] = field(default_factory=list)
     oddities: list[Problem] = field(default_factory=list)
     uncopied: list[Version] = field(default_factory=list)
+    omitted: dict[str, tuple[Range, ...]] = field(default_factory=dict)
     left_open: Error | None = None
 
 
@@ -115,6 +118,7 @@ class _Check:
         self._decisions: dict[bytes, dict[int, str]] = defaultdict(dict)
         self._decided: dict[bytes, Decided] = {}
         self._fences: dict[bytes, set[int]] = defaultdict(set)
+        self._omitted: dict[bytes, Omitted] = defaultdict(Omitted)
         self._old_fences: set[tuple[bytes, int]] = set()
         self._opened: list[tuple[bytes, int]] = []
         self._ended_early = False
@@ -183,6 +187,17 @@ class _Check:
             if pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
 
+    def _note_omission(self, key: str, run_id: bytes) -> None:
+        """Note which versions nobody meant to be here; what does not open says nothing."""
+        try:
+            self._omitted[run_id].ranges += omission.read(self._repository, key).versions
+        except NotFound:
+            return
+        except _OF_OBJECT as error:
+            # A copier says it anew after a rotation of the key.
+            if not (isinstance(error, ManifestDamaged) and error.is_retired):
+                self._failed(key, error)
+
     def _list_versions(self) -> None:
         for info, (run_id, number) in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
             # Only one that opens: something else of that length in the place of a manifest is damage.
@@ -194,6 +209,8 @@ class _Check:
                 self._runs[run_id].append(number)
         for _ in self._parsed(names.RUNS, names.parse_registration):
             pass  # a run may be registered and never get a version
+        for info, run_id in self._parsed(names.OMISSIONS, names.parse_omission):
+            self._note_omission(info.key, run_id)
 
     def _parsed(
         self,
@@ -314,8 +331,8 @@ class _Check:
             self._check_evaluations(stored, self._evaluations.pop((run_id, number), []))
             later[number] = stored, self._check_version(stored, proofs), proofs
             run, previous = stored.root.run, stored.root.previous
-            if previous is not None and self._is_gone(run_id, previous.number, was_version=True):
-                pass  # a gap that was decided
+            if previous is not None and self._is_absent(run_id, previous.number, numbers):
+                pass  # a gap that was decided, or that a copier left
             elif previous is not None and previous.number not in numbers:
                 self._note_missing(run_id, (run, previous.number), number)
             elif before is not None and _is_broken(previous, before, is_next=not missing_before):
@@ -346,11 +363,19 @@ class _Check:
         decided = self._decided.get(run_id)
         return decided is not None and decided.gone_as(number) is not None
 
+    def _is_absent(self, run_id: bytes, number: int, listed: Collection[int]) -> bool:
+        """Return whether somebody meant a version not to be here: it was removed, or never copied here."""
+        was_omitted = number in self._omitted[run_id] and number not in listed
+        return was_omitted or self._is_gone(run_id, number, was_version=True)
+
     def _check_decided(
         self, run_id: bytes, newest: ManifestRoot, opened: Mapping[int, StoredVersion], listed: Collection[int]
     ) -> None:
         """Report a decision that is hidden, and versions that are not there as something was decided of them."""
         run, decided = newest.run, self._decided.get(run_id, Decided(newest.run))
+        missing = self._omitted[run_id].without(listed)
+        if missing:
+            self._result.omitted[run] = missing
         key, text = hidden_decision(self._repository, run, decided, seen_decision(newest.room))
         # One that is listed and does not open is reported already.
         if key and (decided.number or key not in self._decisions.get(run_id, {}).values()):
@@ -360,6 +385,8 @@ class _Check:
         halves |= {item.version: ("forgotten", item.manifest) for item in decided.forgotten.values()}
         for number, (how, manifest) in sorted(halves.items()):
             version_key = names.version(run_id, number)
+            if number not in listed and number in self._omitted[run_id]:
+                continue
             if number not in listed:
                 self._problem(version_key, f"the manifest is missing, and the version is {how}", (run, number))
             elif number in opened and half(opened[number].digest) != manifest:

@@ -6,7 +6,6 @@ gap, as a removed version leaves a fence, so a number that looks free and is not
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.repository import names, sealed_object
-from mlsync.repository.encoding.segments import segment_refs
-from mlsync.repository.encoding.validation import table_of_packs
 from mlsync.repository.history import tombstone
+from mlsync.repository.named_packs import NamedPacks
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 
@@ -33,15 +29,6 @@ _BATCH_BYTES: Final = 8 << 20
 
 # A version's place: the run's id and the number.
 VersionPlace = tuple[bytes, int]
-
-
-class _PackTable(msgspec.Struct, array_like=True):
-    """The first position of a segment; the entries behind it are not decoded."""
-
-    packs: list[bytes]
-
-
-_PACK_TABLE: Final = msgspec.msgpack.Decoder(_PackTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +66,7 @@ class Sight:
     blocked: list[Blocked] = field(default_factory=list)
     awaited: set[VersionPlace] = field(default_factory=set)
     _read: dict[VersionPlace, str] = field(default_factory=dict)
-    _segments: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
-    _ids: dict[bytes, bytes] = field(default_factory=dict)
+    _packs: NamedPacks = field(default_factory=NamedPacks)
 
     def block(self, key: str, why: str) -> None:
         """Note why no pack may be deleted."""
@@ -88,25 +74,7 @@ class Sight:
 
     def packs_of(self, stored: StoredVersion, reader: ChunkReader) -> set[bytes]:
         """Return the packs that a version names; parts of lists of files that versions share are read once."""
-        root, where = stored.root, stored.key
-        found = {one.pack_id for one in table_of_packs(root.packs, where)}
-        refs = iter(segment_refs(root, where))
-        for segment in root.segments:
-            if segment.inline is not None:
-                found |= _packs_in(segment.inline, where)
-                continue
-            chunks = [next(refs) for _ in segment.chunks]
-            digest = hashlib.sha256(b"".join(ref.name for ref in chunks)).digest()[:16]
-            known = self._segments.get(digest)
-            if known is None:
-                body = bytearray()
-                for plain in reader.stream(chunks):
-                    body += plain
-                # One object for each id: a long history has many lists with the same few packs.
-                packs = _packs_in(bytes(body), where)
-                known = self._segments[digest] = tuple(self._ids.setdefault(pack, pack) for pack in packs)
-            found.update(known)
-        return found
+        return self._packs.of(stored, reader)
 
     def is_read(self, place: VersionPlace, one: ListedVersion) -> bool:
         """Return whether this very object was read; objects never change."""
@@ -222,14 +190,6 @@ def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | 
         with suppress(*_OF_OBJECT):
             return repository.open_body(key, names.copy_of(key))[0], None
     return None, fault.what
-
-
-def _packs_in(segment: bytes, where: str) -> set[bytes]:
-    try:
-        table = _PACK_TABLE.decode(segment)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ManifestDamaged(f"a list of files does not parse: {error}", where=where) from None
-    return {one.pack_id for one in table_of_packs(table.packs, where)}
 
 
 def _batches(

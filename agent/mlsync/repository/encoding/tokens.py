@@ -23,6 +23,7 @@ MAGIC_MOVE: Final = b"mlsyncX\0"
 MAGIC_FENCE: Final = b"mlsyncF\0"
 MAGIC_TOMBSTONE: Final = b"mlsyncT\0"
 MAGIC_REGISTRATION: Final = b"mlsyncR\0"
+MAGIC_OMISSION: Final = b"mlsyncO\0"
 
 # How the key of a pack or manifest is obtained: HKDF from the master key, or sealed to a recipient's public key, so
 # that a node can write and not read. Future kinds take the next numbers and need no new layout.

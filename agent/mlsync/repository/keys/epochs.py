@@ -216,8 +216,8 @@ class _Bounds:
         """
         if names.parse_later_proof(key) is not None:
             return link(names.later_proof_id(key), digest) in self._proofs
-        if names.parse_evaluation(key) is not None:
-            # The rotation wrote those anew that were there.
+        if names.parse_evaluation(key) is not None or names.parse_omission(key) is not None:
+            # The rotation wrote those anew that were there, and a copier writes omissions anew.
             return False
         numbered = _numbered(key)
         if numbered is None:

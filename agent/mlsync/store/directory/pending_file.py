@@ -30,6 +30,9 @@ from mlsync.store.directory.directories import LOCK_FILE, TMP, make_directory, t
 STALE_AGE_S: Final = 3600
 
 _OURS: Final = re.compile(rb"[0-9a-f]{32}")
+# What one call of the kernel copies: a limit, a pause and a signal wait for no longer.
+_COPY_BYTES: Final = 64 << 20
+_NO_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -63,6 +66,27 @@ class PendingFile:
             written = os.pwrite(self.fd, rest, offset)
             if written == 0:
                 raise OSError(errno.EIO, "a write of some bytes wrote none")
+
+    def copy_from(self, source: int, size_bytes: int) -> bool:
+        """Have the kernel copy the file open as *source*; return ``False`` if it cannot, between these file systems.
+
+        Where both are one file system that shares blocks, none are written.
+        """
+        at = 0
+        for may_go in UPLOAD.pieces(size_bytes):
+            while at < may_go.stop:
+                count = min(may_go.stop - at, _COPY_BYTES)
+                try:
+                    with PACE.moving(count):
+                        copied = os.copy_file_range(source, self.fd, count, at, at)
+                except OSError as error:
+                    if at == 0 and error.errno in _NO_COPY:
+                        return False
+                    raise
+                if copied == 0:
+                    raise OSError(errno.EIO, "a file ended while it was copied")
+                at += copied
+        return True
 
     def sync(self) -> None:
         """Make the bytes durable, or raise the error that one of the writes met."""

@@ -38,7 +38,7 @@ class Client:
             self.botocore: Any = make_client(options, location)
         self.clock = ServerClock(self.botocore)
         self._always = _always(options)
-        self.endpoint = urlsplit(self.botocore.meta.endpoint_url).netloc
+        self.endpoint: str = urlsplit(self.botocore.meta.endpoint_url).netloc
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Return botocore's answer.

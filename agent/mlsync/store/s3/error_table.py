@@ -61,6 +61,8 @@ RIGHTS = {
     "GetObject": "s3:GetObject and s3:ListBucket",
     "HeadObject": "s3:GetObject and s3:ListBucket",
     "PutObject": "s3:PutObject",
+    "CopyObject": "s3:GetObject of the other bucket and s3:PutObject",
+    "UploadPartCopy": "s3:GetObject of the other bucket and s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
     "CompleteMultipartUpload": "s3:PutObject",

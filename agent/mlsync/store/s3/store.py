@@ -43,10 +43,15 @@ PART_BYTES = 8 << 20
 WRITES_AT_ONCE, WRITES_AT_ONCE_MAX = 6, 10
 READS_AT_ONCE, READS_AT_ONCE_MAX = 4, 16
 PROBE_KEY = "probe"
+# S3 copies up to 5 GiB with one request. A request sends nothing while it copies, and is given up as a dead one is, so
+# each has less to do.
+COPIED_AT_ONCE_BYTES = 512 << 20
 
 # Answers of servers without conditional create, or without checksums.
 _UNKNOWN_FEATURE = {"NotImplemented", "InvalidArgument", "UnsupportedHeader", "InvalidHeader"}
 _CONFLICTS = {"ConditionalRequestConflict", "OperationAborted"}
+# Of hosts between whose buckets one server copies, whatever the region.
+_AWS = ".amazonaws.com"
 # No such object, or no such range of it.
 _NOT_THERE = (404, 416)
 
@@ -71,6 +76,7 @@ class S3Store(Store):
         self._warn: Callable[[str], None] = lambda _text: None
         self._lock = threading.Lock()
         self._has_versions = False
+        self._not_copied_from: set[str] = set()
         self._client = Client(options, self._location)
         self._new_objects = NewObjects(options, self._client.now_s)
         self._reads = HedgedReads(self._fetch)
@@ -81,6 +87,15 @@ class S3Store(Store):
     def url(self) -> str:
         """The location as a URL."""
         return self._location.rstrip("/")
+
+    @property
+    def endpoint(self) -> str:
+        """The server's host and port."""
+        return self._client.endpoint
+
+    def names_of(self, key: str) -> dict[str, str]:
+        """Return bucket and name of an object, as a request to copy it says them."""
+        return self._names(key)
 
     @property
     def part_bytes(self) -> int:
@@ -167,6 +182,69 @@ class S3Store(Store):
     def upload(self, key: str) -> Upload:
         """Begin an object in parts; the server learns of it with the first part."""
         return S3Upload(self, check_key(key))
+
+    def copies_from(self, source: Store) -> bool:
+        """Return whether *source* is at the same server, which has not refused to copy from there yet."""
+        other = source.innermost
+        if not isinstance(other, S3Store) or other.url in self._not_copied_from:
+            return False
+        here, there = self.endpoint, other.endpoint
+        return here == there or all(host.endswith(_AWS) for host in (here, there))
+
+    def copy_from(self, source: Store, key: str, size_bytes: int) -> bool:
+        """Have the server copy an object of another bucket or prefix; ``False`` if it refuses that to this user."""
+        other = source.innermost
+        if not isinstance(other, S3Store):
+            return False
+        try:
+            if size_bytes <= COPIED_AT_ONCE_BYTES:
+                self._copy_at_once(other, key)
+            else:
+                self._copy_in_parts(other, key, size_bytes)
+        except errors.StoreError as error:
+            if not refuses_operation(error) and not isinstance(error, errors.StoreDenied):
+                raise
+            self._not_copied_from.add(other.url)
+            return False
+        return True
+
+    def _copy_at_once(self, other: S3Store, key: str) -> None:
+        arguments = {**self._names(key), "CopySource": other.names_of(key), **self._new_objects.arguments(key)}
+        if "Tagging" in arguments:
+            arguments["TaggingDirective"] = "REPLACE"
+        operation = self._client.botocore.meta.service_model.operation_model("CopyObject")
+        # An older botocore cannot say it.
+        if self._conditional_create and "IfNoneMatch" in operation.input_shape.members:
+            try:
+                self._note_versions(self._client.call("copy_object", {**arguments, "IfNoneMatch": "*"}))
+            except ClientError as error:
+                # Servers learned it for copies later than for puts, and it says nothing about those.
+                if not _lacks_feature(error):
+                    raise self._create_error(key, error) from error
+            except BotoCoreError as error:
+                raise translated(error, self._where(key)) from error
+            else:
+                return
+        # The key is random: whoever else makes that object meanwhile makes the same one.
+        self._raise_if_taken(key)
+        with translating(self._where(key)):
+            self._note_versions(self._client.call("copy_object", arguments))
+
+    def _copy_in_parts(self, other: S3Store, key: str, size_bytes: int) -> None:
+        upload_id = self._begin_multipart(key)
+        parts: dict[int, SentPart] = {}
+        try:
+            for number, start in enumerate(range(0, size_bytes, COPIED_AT_ONCE_BYTES), 1):
+                end = min(start + COPIED_AT_ONCE_BYTES, size_bytes) - 1
+                part = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": f"bytes={start}-{end}"}
+                with translating(self._where(key)):
+                    arguments = {**self._names(key), **part, "CopySource": other.names_of(key)}
+                    answer = self._client.call("upload_part_copy", arguments)
+                parts[number] = SentPart(answer["CopyPartResult"]["ETag"])
+            self.complete_multipart(key, upload_id, parts)
+        except BaseException:
+            self.abort_multipart(key, upload_id)
+            raise
 
     def resume(self, key: str, token: str) -> Upload:
         """Continue a multipart upload, after a comparison with the parts that the server has."""

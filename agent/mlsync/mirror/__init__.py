@@ -1,0 +1,1 @@
+"""A second copy of a repository: its sealed objects as they are, in another store."""

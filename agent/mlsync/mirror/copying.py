@@ -1,0 +1,465 @@
+"""Copy versions to a mirror: their sealed objects as they are, in an order that may be broken off anywhere.
+
+What the mirror needs to be opened comes first; then, run by run and version by version, the packs that the manifest
+names, the records of packs that were moved, what was decided and proved, and the manifest last. So whatever the mirror
+lists restores, whenever the copier is stopped, and the next one goes on there. Nothing is overwritten: an object of the
+same name that is another one is reported, and the rest goes on. See docs/format.md, "What a copier to a mirror does".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlsync.codec.digest import run_id
+from mlsync.errors import (
+    Damage,
+    Error,
+    MirrorConflict,
+    NotFound,
+    RunMissing,
+    Stopped,
+    StoreDenied,
+    WriteOnly,
+)
+from mlsync.mirror import place, small
+from mlsync.mirror.account import Conflict, CopyOptions, CopyResult, Lag, NotCopied
+from mlsync.mirror.plan import OF_OBJECT, Packs, Planned, listed_by_version, numbers_in, plan_run, versions_of
+from mlsync.mirror.transfer import PackTransfer
+from mlsync.monitor import Monitor, Task
+from mlsync.repository import names
+from mlsync.repository.history import fence, omission
+from mlsync.repository.history.decision import open_decision, tagged_number
+from mlsync.repository.history.decisions import By, Decided, find_decided
+from mlsync.repository.history.omission import Omitted
+from mlsync.repository.listing import Run, runs
+from mlsync.repository.repository import ListedVersion, Repository
+from mlsync.store.base import Store
+
+# So many versions, or packs to copy, are dealt with together: more at once, and less is done again after a stop.
+_BATCH_VERSIONS: Final = 64
+_BATCH_PACKS: Final = 64
+_NS: Final = 10**9
+# Parts of an interrupted upload cost money until they are removed.
+_STALE_UPLOAD_S: Final = 24 * 3600.0
+
+
+def copy_versions(source: Repository, target: Store, options: CopyOptions, monitor: Monitor) -> CopyResult:
+    """Copy versions of *source* to *target*, and return what was copied and what was not.
+
+    Raise ``MirrorForeign`` or ``RepositoryMissing`` before anything is written, ``Stopped`` with all that was copied
+    complete, or the error of a store that does not work. Call it again: it goes on.
+    """
+    if source.is_write_only:
+        raise WriteOnly("a node that can only write cannot copy: it cannot tell what a version needs")
+    source.refuse_retired()
+    found = place.look(source, target, create=options.create)
+    result = CopyResult(is_new=found.is_new, is_dry=options.dry_run)
+    if not options.dry_run:
+        result.object_count, result.stale_slots = place.prepare(source, found, monitor)
+        with suppress(StoreDenied):
+            target.remove_stale_uploads(_STALE_UPLOAD_S)
+    copier = _Copier(source, found.repository, options, result, monitor)
+    copier.plan()
+    if not options.dry_run:
+        copier.copy()
+    copier.tell_lag()
+    return result
+
+
+@dataclass(slots=True)
+class _RunCopy:
+    """A run: what both ends have, what is to be copied, and what stays away."""
+
+    name: str
+    run_id: bytes
+    here: dict[int, ListedVersion]
+    there: dict[int, ListedVersion]
+    decided: Decided
+    planned: list[Planned] = field(default_factory=list)
+    unplanned: set[int] = field(default_factory=set)
+    fenced: set[int] = field(default_factory=set)
+    omitted: tuple[int, ...] = ()
+    copied: set[int] = field(default_factory=set)
+
+    @property
+    def present(self) -> set[int]:
+        """The versions that the mirror has."""
+        return numbers_in(self.there) | self.copied
+
+
+class _Copier:
+    def __init__(
+        self, source: Repository, mirror: Repository, options: CopyOptions, result: CopyResult, monitor: Monitor
+    ) -> None:
+        self._source = source
+        self._mirror = mirror
+        self._options = options
+        self._result = result
+        self._monitor = monitor
+        self._run_copies: list[_RunCopy] = []
+
+    # ------------------------------------------------------------ what is to be copied
+
+    def plan(self) -> None:
+        """Find out what is missing in the mirror."""
+        chosen = self._chosen_runs()
+        here, there = versions_of(self._source), versions_of(self._mirror)
+        # Later than the versions: what a version names was there before it.
+        self._list_beside(chosen)
+        self._packs = Packs(self._source, self._mirror)
+        with self._monitor.task("looking at versions", None, unit="versions") as task:
+            for run in chosen:
+                run_bytes = run_id(self._source.keys.of("run id"), run.name)
+                decided = find_decided(self._source, run.name)
+                one = _RunCopy(run.name, run_bytes, here.get(run_bytes, {}), there.get(run_bytes, {}), decided)
+                self._plan_run(one, task)
+                self._run_copies.append(one)
+        self._count_planned()
+
+    def _chosen_runs(self) -> list[Run]:
+        found = runs(self._source)
+        wanted = self._options.runs
+        if wanted is None:
+            return found
+        missing = sorted(set(wanted) - {run.name for run in found})
+        if missing:
+            raise RunMissing(f"no run named {missing[0]!r} in the repository", where=self._source.store.url)
+        return [run for run in found if run.name in wanted]
+
+    def _list_beside(self, chosen: Sequence[Run]) -> None:
+        """List what is beside versions, at both ends."""
+        key = self._source.keys.of("run id")
+        ids = {run_id(key, run.name): run for run in chosen}
+        self._proofs = [listed_by_version(end, names.LATER_PROOFS, ids) for end in (self._source, self._mirror)]
+        here, there = ({info.key for info in end.store.list(names.RUNS)} for end in (self._source, self._mirror))
+        self._registered = {run_bytes for run_bytes in ids if names.registration(run_bytes) in here - there}
+        self._evaluations = [listed_by_version(end, names.EVALUATIONS, ids) for end in (self._source, self._mirror)]
+
+    def _plan_run(self, run: _RunCopy, task: Task) -> None:
+        wanted = self._wanted(run)
+        blocked_from = self._compare(run)
+        missing = sorted(number for number in wanted if number not in run.there or number in run.fenced)
+        self._result.there_count += len(wanted & (numbers_in(run.there)))
+        keys = {names.version(run.run_id, number): number for number in missing}
+        for key, found in plan_run(self._source, self._packs, list(keys)):
+            task.advance(1)
+            if found is None:
+                continue
+            number = keys[key]
+            if isinstance(found, Planned) and blocked_from is not None and number > blocked_from:
+                self._leave(run, number, f"it follows version {blocked_from}, which is another one in the mirror")
+            elif isinstance(found, Planned):
+                run.planned.append(found)
+            elif not (isinstance(found, Damage) and getattr(found, "is_retired", False)):
+                self._leave(run, number, str(found))
+        kept = {one.number for one in run.planned}
+        here = {number for number in numbers_in(run.here) if run.decided.gone_as(number) is None}
+        run.omitted = tuple(sorted(here - kept - numbers_in(run.there) - run.unplanned))
+        if run.omitted:
+            self._result.omitted[run.name] = run.omitted
+
+    def _wanted(self, run: _RunCopy) -> set[int]:
+        """Return the numbers that are to be in the mirror: without those that are gone or, unless asked, forgotten."""
+        asked = self._options.versions.get(run.name)
+        there = {number for number in numbers_in(run.here) if run.decided.gone_as(number) is None}
+        if asked is not None:
+            return there & set(asked)
+        return {number for number in there if number not in run.decided.forgotten}
+
+    def _compare(self, run: _RunCopy) -> int | None:
+        """Compare what both ends have; return the lowest version that is another one in the mirror, if there is one.
+
+        Each version names the one before it by its digest, so that equal ones mean equal histories: the newest that
+        both have is compared, and older ones only where that differs.
+        """
+        common = sorted(numbers_in(run.here) & numbers_in(run.there), reverse=True)
+        differing: list[int] = []
+        for number in common:
+            key = names.version(run.run_id, number)
+            if run.here[number].size_bytes == run.there[number].size_bytes and small.same(
+                self._source.store, self._mirror.store, key
+            ):
+                break
+            if _opens(self._source, key):
+                differing.append(number)
+                self._conflict(key, f"version {number} of run {run.name!r} is another one in the mirror")
+        self._look_at_fences(run)
+        self._look_ahead(run)
+        return min(differing, default=None)
+
+    def _look_at_fences(self, run: _RunCopy) -> None:
+        """Tell versions that were removed in the mirror from numbers that its prune fenced, for a writer there."""
+        removed = []
+        for number in sorted(run.there.keys() - numbers_in(run.there)):
+            if number not in numbers_in(run.here) or run.decided.gone_as(number) is not None:
+                continue
+            key = names.version(run.run_id, number)
+            with suppress(*OF_OBJECT):
+                if fence.read(self._mirror.store, self._mirror.keys, key).removed == fence.NEVER_USED:
+                    run.fenced.add(number)
+                    continue
+            removed.append(number)
+        if removed:
+            self._result.removed[run.name] = tuple(removed)
+
+    def _look_ahead(self, run: _RunCopy) -> None:
+        """Find versions that only the mirror has: then the source lost them, or is an older state of itself."""
+        ahead = [
+            number
+            for number in sorted(numbers_in(run.there) - run.here.keys())
+            if run.decided.gone_as(number) is None and _opens(self._mirror, names.version(run.run_id, number))
+        ]
+        if ahead:
+            self._result.ahead[run.name] = tuple(ahead)
+
+    def _count_planned(self) -> None:
+        planned = [one for run in self._run_copies for one in run.planned]
+        packs = {pack_id: pack for one in planned for pack_id, pack in one.needs.missing.items()}
+        self._planned_bytes = sum(pack.size_bytes for pack in packs.values())
+        if self._options.dry_run:
+            self._result.versions = [(run.name, one.number) for run in self._run_copies for one in run.planned]
+            self._result.pack_count, self._result.size_bytes = len(packs), self._planned_bytes
+
+    # ------------------------------------------------------------ copying
+
+    def copy(self) -> None:
+        """Copy what was planned."""
+        transfer = PackTransfer(
+            self._source, self._mirror.store, server_side=self._options.server_side, stop=self._options.stop
+        )
+        with transfer, self._monitor.task("copying packs", self._planned_bytes) as task:
+            for run in self._run_copies:
+                if run.planned or numbers_in(run.there):
+                    self._copy_run(run, transfer, task)
+                self._refuse_stopped()
+
+    def _copy_run(self, run: _RunCopy, transfer: PackTransfer, task: Task) -> None:
+        self._copy_decisions(run)
+        self._copy_beside(run, self._proofs, sorted(numbers_in(run.there)))
+        if run.run_id in self._registered:
+            self._objects([names.registration(run.run_id)], lambda _key, _body: None)
+        self._say_omitted(run, run.omitted)
+        for batch in _batches(run.planned):
+            self._refuse_stopped()
+            self._copy_batch(run, batch, transfer, task)
+        # A version that could not be copied must not look hidden beside those that follow it.
+        self._say_omitted(run, sorted(run.unplanned - run.present))
+        self._copy_beside(run, self._evaluations, sorted(run.present))
+
+    def _copy_batch(self, run: _RunCopy, batch: Sequence[Planned], transfer: PackTransfer, task: Task) -> None:
+        packs = self._move_packs(batch, transfer, task)
+        again = [one for one in batch if _is_gone(one, packs)]
+        if again:
+            # Compacted or pruned meanwhile: where the chunks lie now is looked up once more.
+            batch = [*(one for one in batch if one not in again), *self._planned_again(run, again)]
+            batch = sorted(batch, key=lambda one: one.number)
+            packs |= self._move_packs(batch, transfer, task)
+        self._refuse_stopped()
+        marked = self._mirror.tombstones()
+        for one in batch:
+            fault = self._fault_of(one, packs, marked)
+            if fault is not None:
+                self._leave(run, one.number, fault)
+                continue
+            try:
+                self._commit(run, one)
+            except MirrorConflict as error:
+                self._conflict(one.stored.key, error.what)
+
+    def _move_packs(self, batch: Sequence[Planned], transfer: PackTransfer, task: Task) -> dict[bytes, Error]:
+        """Copy the packs that the mirror lacks for these versions; return why some could not be copied."""
+        there = self._packs.there
+        packs = {pack_id: pack for one in batch for pack_id, pack in one.needs.missing.items() if pack_id not in there}
+        done = transfer.move(packs.values(), task)
+        if self._options.verify:
+            for pack_id, size_bytes in done.sizes.items():
+                self._verify(pack_id, size_bytes, done.failed)
+        for pack_id in done.failed:
+            done.sizes.pop(pack_id, None)
+        there.update(done.sizes)
+        self._result.pack_count += len(done.sizes)
+        self._result.size_bytes += sum(done.sizes.values())
+        self._result.server_side_bytes += done.server_side_bytes
+        return done.failed
+
+    def _verify(self, pack_id: bytes, size_bytes: int, failed: dict[bytes, Error]) -> None:
+        """Read a pack back from the mirror, and open every chunk of it."""
+        try:
+            refs = self._mirror.pack_refs(pack_id, size_bytes)
+            with self._mirror.reader() as reader:
+                for _ in reader.stream(refs):
+                    pass
+        except OF_OBJECT as error:
+            failed[pack_id] = error
+        else:
+            self._result.verified_bytes += size_bytes
+
+    def _planned_again(self, run: _RunCopy, again: Sequence[Planned]) -> Iterator[Planned]:
+        for one in again:
+            self._packs.forget(one.needs.missing)
+        for key, found in plan_run(self._source, self._packs, [one.stored.key for one in again]):
+            if isinstance(found, Planned):
+                yield found
+            elif found is not None:
+                parsed = names.parse_version(key)
+                assert parsed is not None
+                self._leave(run, parsed[1], str(found))
+
+    def _fault_of(self, one: Planned, failed: dict[bytes, Error], marked: set[bytes]) -> str | None:
+        """Return why a version cannot be listed in the mirror; ``None`` if all that it needs was seen there."""
+        for pack_id in one.needs.packs:
+            fault = self._fault_of_pack(pack_id, failed, marked)
+            if fault is not None:
+                return fault
+        try:
+            for pack_id in one.needs.records:
+                self._copy_record(pack_id)
+        except MirrorConflict as error:
+            return f"{error.what}: {error.where}"
+        except NotFound:
+            return "a record of a move was deleted meanwhile: copy again"
+        return None
+
+    def _fault_of_pack(self, pack_id: bytes, failed: dict[bytes, Error], marked: set[bytes]) -> str | None:
+        fault: str | None = None
+        if pack_id in failed:
+            fault = str(failed[pack_id])
+        elif pack_id not in self._packs.there:
+            fault = f"the mirror lacks a pack: {names.pack(pack_id)}"
+        elif self._packs.is_other(pack_id):
+            self._conflict(names.pack(pack_id), "the mirror's pack has another size")
+            fault = "a pack of it is another one in the mirror"
+        elif pack_id in marked:
+            fault = "the mirror is about to delete a pack of it: prune the mirror, and copy again afterwards"
+        return fault
+
+    def _copy_record(self, pack_id: bytes) -> None:
+        key = names.move(pack_id)
+        body = self._source.store.get(key, limit_bytes=8 << 20)
+        self._result.object_count += small.create(self._mirror.store, key, body)
+
+    def _commit(self, run: _RunCopy, one: Planned) -> None:
+        """Create a version in the mirror: its later proofs before it, its second copy after it."""
+        self._copy_beside(run, self._proofs, [one.number])
+        key, target = one.stored.key, self._mirror.store
+        body = one.body if one.body is not None else self._source.open_body(key, key)[1]
+        if one.number in run.fenced:
+            # No writer of the mirror's own has that number in mind, and its prune looked before packs came.
+            target.replace(key, body)
+        small.create(target, key, body)
+        run.copied.add(one.number)
+        self._result.versions.append((run.name, one.number))
+        try:
+            small.create(target, names.copy_of(key), body)
+        except MirrorConflict as error:
+            self._conflict(names.copy_of(key), error.what)
+
+    def _copy_decisions(self, run: _RunCopy) -> None:
+        prefix = names.run_decisions_prefix(run.run_id)
+        here, there = (
+            {info.key: info.size_bytes for info in end.list(prefix) if tagged_number(self._source.keys, info.key)}
+            for end in (self._source.store, self._mirror.store)
+        )
+        common = sorted(here.keys() & there.keys())
+        if common and not small.same(self._source.store, self._mirror.store, common[-1]):
+            self._conflict(common[-1], f"something else was decided of run {run.name!r} in the mirror")
+
+        def check(key: str, body: bytes) -> None:
+            open_decision(self._source.keys, key, body)
+            self._source.retired_keys.refuse(key, body)
+
+        self._objects(sorted(here.keys() - there.keys()), check)
+
+    def _copy_beside(
+        self, run: _RunCopy, ends: list[dict[tuple[bytes, int], dict[str, int]]], numbers: Sequence[int]
+    ) -> None:
+        """Copy the later proofs or evaluations of versions that the mirror has or is about to have."""
+        here, there = ends
+        opens = self._source.later_proof_link if ends is self._proofs else self._source.open_evaluation
+        keys: list[str] = []
+        for number in numbers:
+            listed, copied = here.get((run.run_id, number), {}), there.get((run.run_id, number), {})
+            keys += sorted(listed.keys() - copied.keys())
+            for key in sorted(listed.keys() & copied.keys()):
+                if listed[key] != copied[key]:
+                    self._conflict(key, "the mirror has another object of this name")
+        self._objects(keys, lambda key, _body: opens(key))
+
+    def _objects(self, keys: Sequence[str], check: Callable[[str, bytes], object]) -> None:
+        def failed(key: str, error: Error) -> None:
+            self._conflict(key, error.what)
+
+        self._result.object_count += small.copy_all(self._source.store, self._mirror.store, keys, check, failed)
+
+    def _say_omitted(self, run: _RunCopy, numbers: Sequence[int]) -> None:
+        """Say in the mirror which versions are not there, unless that was said before."""
+        if not numbers:
+            return
+        known: Omitted = omission.omitted(self._mirror, run.run_id)
+        new = [number for number in numbers if number not in known]
+        if new:
+            omission.add(self._mirror, run.name, new, By(self._options.host, self._options.now_ns))
+            self._result.object_count += 1
+
+    # ------------------------------------------------------------ what is told
+
+    def _leave(self, run: _RunCopy, number: int, why: str) -> None:
+        run.unplanned.add(number)
+        self._result.left_out.append(NotCopied(run.name, number, why))
+
+    def _conflict(self, key: str, why: str) -> None:
+        if all(one.key != key for one in self._result.conflicts):
+            self._result.conflicts.append(Conflict(key, why))
+
+    def _refuse_stopped(self) -> None:
+        if self._options.stop():
+            raise Stopped("asked to stop; what was copied until now is complete")
+
+    def tell_lag(self) -> None:
+        """Say how far each run's copy is behind."""
+        for run in self._run_copies:
+            wanted = self._wanted(run)
+            if not wanted:
+                continue
+            lacking = wanted - run.present
+            newest, copied = max(wanted), max(run.present & wanted, default=0)
+            age_s = 0.0
+            if copied < newest:
+                made_ns = self._made_ns(run, newest)
+                until_ns = self._made_ns(run, copied) if copied else None
+                age_s = (made_ns - until_ns if until_ns is not None else self._options.now_ns - made_ns) / _NS
+            self._result.lag[run.name] = Lag(newest, copied, len(lacking), max(0.0, age_s))
+
+    def _made_ns(self, run: _RunCopy, number: int) -> int:
+        try:
+            return self._source.open_version(names.version(run.run_id, number)).root.created_ns
+        except OF_OBJECT:
+            return self._options.now_ns
+
+
+def _batches(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+    batch: list[Planned] = []
+    packs: set[bytes] = set()
+    for one in planned:
+        if batch and (len(batch) == _BATCH_VERSIONS or len(packs) >= _BATCH_PACKS):
+            yield batch
+            batch, packs = [], set()
+        batch.append(one)
+        packs |= one.needs.missing.keys()
+    if batch:
+        yield batch
+
+
+def _is_gone(one: Planned, failed: dict[bytes, Error]) -> bool:
+    return any(isinstance(failed.get(pack_id), NotFound) for pack_id in one.needs.missing)
+
+
+def _opens(repository: Repository, key: str) -> bool:
+    try:
+        repository.open_version(key)
+    except OF_OBJECT:
+        return False
+    return True
