@@ -23,7 +23,7 @@ MODULES = {
     for path in (AGENT / "mlsync").rglob("*.py")
 }
 LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
-FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish", "mirror"}
+FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish", "mirror", "cold"}
 BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
@@ -62,6 +62,8 @@ ARROWS = {
     "publish": {"restore", "target", "versions", *BELOW, "codec", "formats", "store", "registry"},
     # Sealed objects as they are: it opens them only to know what belongs to a version.
     "mirror": {"versions", *BELOW, "codec", "store"},
+    # What is in cold storage, what it costs to thaw, and the wait for it.
+    "cold": {"repository", "store"},
     "target": {"versions", "source", "repository", "codec"},
     "versions": {*BELOW, "codec", "formats"},
     # Pure functions of plain facts, which others gather.

@@ -109,7 +109,9 @@
     |  |- StoreFull               74   no room in the store
     |  |- StoreLocationInvalid    75   a URL that names no store
     |  |- StoreBroken             76   the store gave an impossible answer
-    |  `- ObjectArchived          77   an object is in cold storage and must be restored from it first
+    |  |- ObjectArchived          77   an object is in cold storage and must be restored from it first
+    |  |- ThawUnderWay           119   the store was asked to thaw objects, and has not done so yet
+    |  `- ThawRefused            120   the store does not thaw these objects in that way
     |- RegistryError
     |  |- RegistryRefused        114   the registry of models does not take it
     |  |- RegistryAway           115   the registry of models was not reached, or has a fault of its own
@@ -893,7 +895,21 @@ class ObjectArchived(StoreError):
     """The object is in cold storage and must be restored from it before it can be read."""
 
     exit_code = 77
-    usual_advice = "let the bucket bring it back first: docs/s3.md has the commands"
+    usual_advice = "mlsync restore --thaw has the store bring it back first: docs/s3.md, Cold storage"
+
+
+class ThawUnderWay(StoreError):
+    """The store was asked to thaw objects, and has not done so yet: the same command goes on later."""
+
+    exit_code = 119
+    usual_advice = "give the same command again later: it asks for nothing twice"
+
+
+class ThawRefused(StoreError):
+    """The store does not thaw these objects in the way that was asked for."""
+
+    exit_code = 120
+    usual_advice = "choose another tier: --thaw standard or bulk"
 
 
 class RegistryError(Error):

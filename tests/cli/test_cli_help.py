@@ -16,7 +16,7 @@ from mlsync.cli.short_helps import SHORT_HELPS
 
 TEXTS = dict(help_texts())
 # The commands with most options, and the list of all options.
-LONG = {"run": 29, "mlsync": 52, "restore": 36, "backup": 32, "prove": 32, "evaluate": 29}
+LONG = {"run": 29, "mlsync": 52, "restore": 41, "backup": 32, "prove": 32, "evaluate": 29}
 USUAL = 27
 # Where mlsync's own help lists the options of all commands.
 OPTIONS = TEXTS["mlsync"].partition("Options before or behind any command")[2].partition("  Examples:\n")[0]

@@ -15,8 +15,10 @@ import torch
 from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
+from mlsync.cli.reports.cold_report import cold_json
 from mlsync.cli.reports.json import key_json, notify_json, now_json
 from mlsync.codec.keys import Keys
+from mlsync.cold.find import ColdPack
 from mlsync.config.model import Config, MlflowSettings, NotifySettings
 from mlsync.demo import report
 from mlsync.errors import StoreUnavailable
@@ -29,6 +31,7 @@ from mlsync.service.talk.ask_now import AskedPass
 from mlsync.service.talk.client import AgentAt
 from mlsync.service.talk.place import AgentPlace
 from mlsync.service.telling.telling import Telling, TellOptions
+from mlsync.store.prices import AWS_LIST
 from mlsync.tell.letter import Receipt
 from mlsync.upkeep.key_slots import SlotAdded
 
@@ -472,6 +475,14 @@ def test_registrations_are_as_documented(tmp_path):
     models._run(Opened(keys, conditional_create=True, slot="keys/0"), "yolo").waiting[:] = [0, 3]
     compare("registry or null", models.as_json(), "registry")
     models.close()
+
+
+def test_cold_packs_are_as_documented():
+    """What lies in cold storage has the documented fields, with a price list and without."""
+    packs = [ColdPack(bytes(16), 10**9, "GLACIER", is_thawing=False), ColdPack(bytes(16), 1, "OTHER", is_thawing=True)]
+    for prices in (AWS_LIST, None):
+        compare("list of cold class", cold_json(packs, prices, 7), "cold")
+    assert cold_json(packs, AWS_LIST, 7)[0]["offers"][0]["usd"] > 0
 
 
 def test_every_table_was_compared():

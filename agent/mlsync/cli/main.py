@@ -150,7 +150,7 @@ def _run(invocation: Invocation) -> int:
         raise
     finally:
         if failure is not None and invocation.wants_json:
-            invocation.emit({"error": failure})
+            invocation.emit({"error": failure, "cold": invocation.cold})
     return status if isinstance(status, int) else 0
 
 

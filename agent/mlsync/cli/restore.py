@@ -17,6 +17,7 @@ from mlsync.cli.arguments.options import Common, common_options, run_option, ver
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.arguments.stopping import stopping
+from mlsync.cli.arguments.thawing import Thawing, thaw_options, thaw_request
 from mlsync.cli.new_config import (
     NewConfig,
     asked_place,
@@ -30,6 +31,7 @@ from mlsync.cli.reports.json import restore_json
 from mlsync.cli.reports.resuming import closing_lines, resumes
 from mlsync.cli.terminal import output
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
+from mlsync.cold.find import packs_of_list
 from mlsync.config.model import Config
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, Damage, Error, FormatUnsupported, StateError, StoreError
@@ -85,6 +87,7 @@ Examples:
     metavar="N",
     help="End with 16 if the run's newest version is older than version N.",
 )
+@thaw_options
 @accept_rollback_option
 @limit_download_option
 @common_options
@@ -98,6 +101,10 @@ def restore_command(
     delete_excluded: bool,
     yes: bool,
     at_least: int | None,
+    tier: str | None,
+    thaw_days: int | None,
+    no_wait: bool,
+    ask_again: bool,
     write_config: str | None,
     then_agent: bool,
     accept_rollback: bool,
@@ -111,6 +118,7 @@ def restore_command(
     """
     write_config = _with_agent(common, write_config) if then_agent else write_config
     _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes, writes=write_config)
+    request = thaw_request(tier, thaw_days, no_wait=no_wait, ask_again=ask_again)
     monitor = common.monitor()
     config = limited(common.configuration(), download=limit_download)
     place, existing = _place_to_write(common, config, write_config)
@@ -128,6 +136,8 @@ def restore_command(
         if version == LATEST and (loss := earlier_loss(session.repository, stored)) is not None:
             monitor.notice("warning", f"{run}: {loss}")
         _warn_of_hidden(session, stored, monitor)
+        thawing = Thawing(session.repository, common.invocation, monitor, request, stop.is_set)
+        thawing.ready_list(packs_of_list(stored))
         manifest = session.repository.manifest(stored)
         directory = manifest.root.directory if target is None else os.fsencode(os.path.abspath(target))
         _refuse_own_places(config, directory, delete=delete)
@@ -138,6 +148,7 @@ def restore_command(
             confirmed=yes,
             exclude=tuple(pattern for watch in config.watches if watch.run == run for pattern in watch.exclude),
             stop=stop.is_set,
+            ready=thawing.ready,
         )
         new = NewConfig(config, run, directory, common.asked_key.over(config.key))
         with prepared(place, existing, new) as draft:
@@ -148,7 +159,7 @@ def restore_command(
                     draft.keep()
     found = resumes(result.entries, directory, manifest.root.directory)
     if common.as_json:
-        common.emit(restore_json(result, found, place if result.fault is None else None))
+        common.emit(restore_json(result, found, place if result.fault is None else None, common.invocation.cold))
     elif not common.quiet:
         _print([_text(result), *closing_lines(found, result.entries, version)])
         _print(_continuing(result, new, place, existing, then_agent=then_agent))

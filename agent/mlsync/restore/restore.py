@@ -40,6 +40,9 @@ class RestoreOptions:
 
     Deletion spares what *exclude* matches, the patterns of the run's backups, unless *delete_excluded*. *confirmed*
     allows to delete much of a directory that no restore made.
+
+    *ready* is called with the packs that the files which are not right already need. It may raise, with no file changed
+    yet, or wait until they can be read, and returns whether it waited.
     """
 
     paths: tuple[bytes, ...] = ()
@@ -48,6 +51,7 @@ class RestoreOptions:
     confirmed: bool = False
     exclude: tuple[str, ...] = ()
     stop: Callable[[], bool] = lambda: False
+    ready: Callable[[set[bytes]], bool] = lambda _packs: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ def _restore(
             target.mark(mark)
         try:
             deletion = None if paths else _checked_deletion(entries, target, options, is_ours=is_ours)
-            restoring = _Restoring(repository, target, monitor, label, failures, tick)
+            restoring = _Restoring(repository, target, monitor, label, failures, tick, options.ready)
             done = restoring.restore(entries, deletion)
         except Error:
             lock.remove()
@@ -208,7 +212,9 @@ class _Restoring:
         label: str,
         failures: _Failures,
         tick: Callable[[], None],
+        ready: Callable[[set[bytes]], bool],
     ) -> None:
+        self._ready = ready
         self._repository = repository
         self._target = target
         self._monitor = monitor
@@ -221,6 +227,9 @@ class _Restoring:
         self._each(entries, EntryKind.DIRECTORY, self._target.make_directory)
         plans, unchanged_count = self._compare(_files(entries))
         _refuse_full(self._target, plans)
+        if self._ready({part.ref.pack for plan in plans for part in plan.missing if part.ref is not None}):
+            # It waited, for hours maybe: the files may be others by now.
+            plans, unchanged_count = self._compare(_files(entries))
         written, read_bytes = self._write(plans)
         self._each(entries, EntryKind.SYMLINK, self._target.make_link)
         self._each(entries, EntryKind.HARD_LINK, self._target.make_link)

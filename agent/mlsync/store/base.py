@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlsync.buffers import Buffer
+from mlsync.store.prices import PriceList, Tier
 
 KEY_BYTES_MAX = 512
 # What to do about an archived object.
 ARCHIVED_ADVICE = (
-    "have the store restore it for some days (aws s3api restore-object; docs/s3.md has the lines), wait until that is "
-    "done, and run this again"
+    "mlsync restore --thaw standard has the store thaw what a version needs, and waits; docs/s3.md, Cold storage"
 )
 # The object that every repository has from its creation to its end.
 MARKER = "repository"
@@ -42,13 +42,18 @@ _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
 class ObjectInfo:
     """An object as ``list`` or ``stat`` reports it; *modified_s* is seconds since 1970 by the store's clock.
 
-    *is_archived* says that the object is in cold storage and cannot be read now.
+    *is_archived* says that the object is in cold storage and cannot be read now, *is_thawing* that somebody has asked
+    for it already, and *thawed_until_s* when a thawed copy goes away again. *storage_class* is the store's own name for
+    where the object lies, empty if the store did not say.
     """
 
     key: str
     size_bytes: int
     modified_s: float
     is_archived: bool = False
+    storage_class: str = ""
+    is_thawing: bool = False
+    thawed_until_s: float | None = None
 
 
 class Upload(Protocol):
@@ -184,6 +189,24 @@ class Store(Protocol):
     @abstractmethod
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Yield every object whose key begins with *prefix* and sorts after *after*, in key order."""
+
+    @property
+    def may_freeze(self) -> bool:
+        """Whether objects can be in cold storage here, so that it is worth a request to look."""
+        return False
+
+    @property
+    def price_list(self) -> PriceList | None:
+        """What the store charges by its public list; ``None`` if nobody knows."""
+        return None
+
+    def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:  # noqa: ARG002 - where nothing is cold
+        """Have an archived object made readable for some *days* (``None``: for good), and return at once.
+
+        ``stat`` tells when it is done. Return whether this call made the request: ``False`` if the object can be read,
+        or the same was asked for before. Raise ``ThawRefused`` if the store does not do it this way.
+        """
+        return False
 
     def strays(self, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002 - stores that hold only objects have none
         """Yield the name and kind of everything under *prefix*, which ends in ``/``, that ``list`` leaves out.

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from mlsync.buffers import Buffer
 from mlsync.store.base import ObjectInfo, Store, Upload
+from mlsync.store.prices import PriceList, Tier
 
 _Result = TypeVar("_Result")
 
@@ -44,6 +45,16 @@ class WrappingStore(Store):
     def conditional_create(self) -> bool:
         """Whether the wrapped store refuses to overwrite."""
         return self._store.conditional_create
+
+    @property
+    def may_freeze(self) -> bool:
+        """Whether objects of the wrapped store can be in cold storage."""
+        return self._store.may_freeze
+
+    @property
+    def price_list(self) -> PriceList | None:
+        """The price list of the wrapped store."""
+        return self._store.price_list
 
     def configure(self, *, conditional_create: bool, warn: Callable[[str], None]) -> None:
         """Configure the wrapped store."""
@@ -116,6 +127,10 @@ class WrappingStore(Store):
     def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield what the wrapped store does not list."""
         return iter(self.call("strays", prefix, lambda: tuple(self._store.strays(prefix))))
+
+    def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:
+        """Have the object made readable."""
+        return self.call("thaw", key, lambda: self._store.thaw(key, days=days, tier=tier))
 
     def delete(self, key: str) -> None:
         """Delete the object."""

@@ -28,6 +28,8 @@ class Invocation:
     passphrase: str | None = field(default=None, repr=False)
     #: Variables that this program set for itself and that a program which it starts for the user must not have.
     added_variables: tuple[str, ...] = ()
+    #: What in cold storage the command met, as its JSON value says it.
+    cold: list[dict[str, object]] = field(default_factory=list)
     _has_emitted: bool = False
 
     @classmethod

@@ -27,7 +27,7 @@ from mlsync.cli.terminal.progress import TerminalMonitor
 from mlsync.config.keys import is_device
 from mlsync.config.load import find_config, load_with, says_repository
 from mlsync.config.model import Config, KeySettings, S3Settings, WatchSettings
-from mlsync.errors import ConfigInvalid
+from mlsync.errors import ConfigInvalid, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.repository.readable import report_skipped
@@ -166,6 +166,12 @@ class Common:
         with opened as session:
             try:
                 yield session
+            except ObjectArchived as error:
+                # Imported late: hardly any command meets cold storage.
+                from mlsync.cli.arguments.thawing import Thawing
+
+                Thawing(session.repository, self.invocation, monitor).explain(error)
+                raise
             finally:
                 report_skipped(session.repository, monitor)
                 monitor.notice("info", _store_use(session))

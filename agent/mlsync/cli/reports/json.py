@@ -535,7 +535,9 @@ def _drift_json(drift: Drift) -> dict[str, object]:
     }
 
 
-def restore_json(result: RestoreResult, resumes: Iterable[Resume], config: Path | None) -> dict[str, object]:
+def restore_json(
+    result: RestoreResult, resumes: Iterable[Resume], config: Path | None, cold: Iterable[Mapping[str, object]]
+) -> dict[str, object]:
     """Return the value of ``mlsync restore``."""
     return {
         "run": result.run,
@@ -551,6 +553,7 @@ def restore_json(result: RestoreResult, resumes: Iterable[Resume], config: Path 
         "failures": [_unrestored_json(failure) for failure in result.failures],
         "resume": [{"kind": one.kind, "path": path(one.path), "line": one.line} for one in resumes],
         "config": None if config is None else path(bytes(config)),
+        "cold": list(cold),
         "seconds": round(result.seconds, 3),
     }
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
+
+from mlsync.store.base import ObjectInfo
 
 # Not GLACIER_IR, which is read like any other class.
 _ARCHIVE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_ONGOING: Final = 'ongoing-request="true"'
 _RESTORED: Final = 'ongoing-request="false"'
+_EXPIRY: Final = re.compile(r'expiry-date="([^"]+)"')
 
 
 def is_archive_class(entry: Mapping[str, Any]) -> bool:
@@ -15,13 +21,46 @@ def is_archive_class(entry: Mapping[str, Any]) -> bool:
     return entry.get("StorageClass") in _ARCHIVE_CLASSES
 
 
-def is_archived_entry(entry: Mapping[str, Any]) -> bool:
-    """Return whether an object of a listing cannot be read now, as far as the listing says."""
-    status = entry.get("RestoreStatus")
-    return is_archive_class(entry) and (not status or bool(status.get("IsRestoreInProgress")))
+def info_of_entry(key: str, entry: Mapping[str, Any]) -> ObjectInfo:
+    """Return what an entry of a listing says, which may lack whether the object is thawed."""
+    status = entry.get("RestoreStatus") or {}
+    is_thawing = bool(status.get("IsRestoreInProgress"))
+    expiry = status.get("RestoreExpiryDate")
+    return ObjectInfo(
+        key,
+        entry["Size"],
+        entry["LastModified"].timestamp(),
+        is_archive_class(entry) and (not status or is_thawing),
+        str(entry.get("StorageClass") or ""),
+        is_thawing,
+        None if expiry is None or is_thawing else expiry.timestamp(),
+    )
 
 
-def is_archived_head(answer: Mapping[str, Any]) -> bool:
-    """Return whether an object cannot be read now, as the answer to a HEAD says."""
-    is_archived = is_archive_class(answer) or "ArchiveStatus" in answer  # INTELLIGENT_TIERING archives by itself
-    return is_archived and _RESTORED not in str(answer.get("Restore", ""))
+def info_of_head(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+    """Return what the answer to a HEAD says."""
+    storage_class = str(answer.get("StorageClass") or "")
+    # INTELLIGENT_TIERING archives by itself, and no listing says which objects.
+    archive = str(answer.get("ArchiveStatus") or "")
+    restore = str(answer.get("Restore") or "")
+    is_archived = (is_archive_class(answer) or bool(archive)) and _RESTORED not in restore
+    return ObjectInfo(
+        key,
+        answer["ContentLength"],
+        answer["LastModified"].timestamp(),
+        is_archived,
+        f"{storage_class or 'INTELLIGENT_TIERING'}/{archive}" if archive else storage_class,
+        is_archived and _ONGOING in restore,
+        _expiry_s(restore),
+    )
+
+
+def _expiry_s(restore: str) -> float | None:
+    """Return when the thawed copy goes away, as the header ``x-amz-restore`` says."""
+    found = _EXPIRY.search(restore)
+    if found is None or _RESTORED not in restore:
+        return None
+    try:
+        return parsedate_to_datetime(found[1]).timestamp()
+    except ValueError:
+        return None

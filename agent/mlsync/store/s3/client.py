@@ -26,6 +26,11 @@ _CONNECTIONS_MAX: Final = 32
 _DEFAULT_REGION: Final = "us-east-1"
 
 
+def is_aws(endpoint: str) -> bool:
+    """Return whether an endpoint's host is AWS's own (not that of China, which has prices of its own)."""
+    return endpoint.partition(":")[0].endswith(".amazonaws.com")
+
+
 class Client:
     """Sends requests to the server; moves the bucket's name into the host name if the server demands it."""
 

@@ -69,6 +69,7 @@ RIGHTS = {
     "ListParts": "s3:ListMultipartUploadParts",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "DeleteObject": "s3:DeleteObject",
+    "RestoreObject": "s3:RestoreObject",
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
     "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
@@ -132,6 +133,9 @@ BY_CODE: dict[str, Translation] = {
     "AllAccessDisabled": FORBIDDEN,
     "AccountProblem": FORBIDDEN,
     "MethodNotAllowed": Translation(errors.StoreDenied, False, "the store or an object lock does not allow this"),
+    "GlacierExpeditedRetrievalNotAvailable": Translation(
+        errors.ThawRefused, False, "--thaw standard takes hours, and is always to be had; or try expedited again later"
+    ),
     "InvalidObjectState": Translation(errors.ObjectArchived, False, ARCHIVED_ADVICE),
     **dict.fromkeys(PATH_FORM_REFUSED, _ADDRESSING),
     "QuotaExceeded": _FULL,

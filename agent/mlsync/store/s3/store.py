@@ -18,8 +18,9 @@ from mlsync.buffers import Buffer
 from mlsync.courtesy.limit import DOWNLOAD, UPLOAD
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import OVERWRITES, StoreOptions
-from mlsync.store.s3.archived import is_archived_entry, is_archived_head
-from mlsync.store.s3.client import Client
+from mlsync.store.prices import AWS_LIST, PriceList, Tier
+from mlsync.store.s3.archived import info_of_entry, info_of_head
+from mlsync.store.s3.client import Client, is_aws
 from mlsync.store.s3.concurrency import Concurrency
 from mlsync.store.s3.errors import (
     answer_text,
@@ -52,6 +53,10 @@ _UNKNOWN_FEATURE = {"NotImplemented", "InvalidArgument", "UnsupportedHeader", "I
 _CONFLICTS = {"ConditionalRequestConflict", "OperationAborted"}
 # Of hosts between whose buckets one server copies, whatever the region.
 _AWS = ".amazonaws.com"
+# Answers to RestoreObject: it was asked for before, or needs no thaw.
+_NEED_NO_THAW = {"RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"}
+_NO_THAW = {"NotImplemented", "MethodNotAllowed"}
+_OWN_TOOLS = "thaw it with the store's own tools, and give the command again"
 # No such object, or no such range of it.
 _NOT_THERE = (404, 416)
 
@@ -343,8 +348,7 @@ class S3Store(Store):
                 if not hides_its_reason(error):
                     raise
                 return self._stat_by_read(key)
-        modified_s = answer["LastModified"].timestamp()
-        return ObjectInfo(key, answer["ContentLength"], modified_s, is_archived_head(answer))
+        return info_of_head(key, answer)
 
     def _stat_by_read(self, key: str) -> ObjectInfo:
         """Return the same by a read of one byte, because an answer to HEAD has no body that says why it was refused."""
@@ -369,8 +373,34 @@ class S3Store(Store):
             last = name
             key = name[len(self._prefix) :]
             if is_key(key):
-                modified_s = entry["LastModified"].timestamp()
-                yield ObjectInfo(key, entry["Size"], modified_s, is_archived_entry(entry))
+                yield info_of_entry(key, entry)
+
+    @property
+    def may_freeze(self) -> bool:
+        """A bucket's lifecycle may move objects to an archive."""
+        return True
+
+    @property
+    def price_list(self) -> PriceList | None:
+        """AWS's own list at AWS's own endpoints, and none for other servers."""
+        return AWS_LIST if is_aws(self._client.endpoint) else None
+
+    def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:
+        """Send S3's RestoreObject; the server answers at once and takes minutes or hours."""
+        request: dict[str, object] = {"GlacierJobParameters": {"Tier": tier.capitalize()}}
+        if days is not None:
+            request["Days"] = days
+        with translating(self._where(key)):
+            try:
+                self._client.call("restore_object", {**self._names(key), "RestoreRequest": request})
+            except ClientError as error:
+                if code_of(error) in _NEED_NO_THAW:
+                    return False
+                if status_of(error) in (405, 501) or code_of(error) in _NO_THAW:
+                    what = f"this store thaws nothing by S3's own request: it answered {answer_text(error)}"
+                    raise errors.ThawRefused(what, where=self._where(key), advice=_OWN_TOOLS) from error
+                raise
+        return True
 
     def delete(self, key: str) -> None:
         """Delete the object."""

@@ -1,0 +1,108 @@
+"""Which of the packs that are needed lie in cold storage now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.errors import NotFound, ObjectArchived
+from mlsync.repository import names
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.manifest import Manifest, refs_of
+from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.store.base import ObjectInfo
+
+# More packs than this are looked up by a listing, which costs one request for a thousand of them.
+_STATS_MAX: Final = 8
+_AT_ONCE: Final = 8
+# Its objects freeze one by one, and no listing says which.
+_SILENT_CLASS: Final = "INTELLIGENT_TIERING"
+
+
+@dataclass(frozen=True, slots=True)
+class ColdPack:
+    """A pack that cannot be read now; *is_thawing*: the store was asked for it already."""
+
+    pack_id: bytes
+    size_bytes: int
+    storage_class: str
+    is_thawing: bool
+
+    @property
+    def key(self) -> str:
+        """Its name in the store."""
+        return names.pack(self.pack_id)
+
+
+def cold_packs(repository: Repository, packs: Iterable[bytes]) -> list[ColdPack]:
+    """Return those of *packs* that cannot be read now, by name; of a pack that was moved, those to which it was.
+
+    Each one that a listing calls archived is asked about by itself: some servers list what is thawed as archived.
+    """
+    if not repository.store.may_freeze or not (needed := set(packs)):
+        return []
+    seen: set[bytes] = set()
+    found: dict[bytes, ObjectInfo] = {}
+    while needed:
+        seen |= needed
+        infos = dict(_infos(repository, needed))
+        found.update(infos)
+        moved = (repository.moves.of(pack_id) for pack_id in needed - infos.keys())
+        needed = {new for one in moved if one is not None for new in one.packs} - seen
+    return [
+        ColdPack(pack_id, info.size_bytes, info.storage_class, info.is_thawing)
+        for pack_id, info in sorted(found.items())
+        if info.is_archived
+    ]
+
+
+def packs_of(manifest: Manifest) -> set[bytes]:
+    """Return the packs that the files of a version need."""
+    return {ref.pack for ref in refs_of(manifest.entries)}
+
+
+def packs_of_list(stored: StoredVersion) -> set[bytes]:
+    """Return the packs in which a version's own list of files lies; most versions have it in the manifest."""
+    return {ref.pack for ref in segment_refs(stored.root, stored.key)}
+
+
+def refuse_cold(repository: Repository, manifest: Manifest) -> None:
+    """Raise ``ObjectArchived``, which names all cold packs of a version, before any of the others is read."""
+    cold = cold_packs(repository, packs_of(manifest))
+    if cold:
+        packs = "1 pack" if len(cold) == 1 else f"{len(cold)} packs"
+        what = f"{packs} of version {manifest.root.number} of run {manifest.root.run!r} must be thawed first"
+        raise ObjectArchived(what, where=", ".join(pack.key for pack in cold))
+
+
+def named_packs(error: ObjectArchived) -> set[bytes]:
+    """Return the packs that an error names."""
+    parsed = map(names.parse_pack, (error.where or "").split(", "))
+    return {pack_id for pack_id in parsed if pack_id is not None}
+
+
+def _infos(repository: Repository, needed: set[bytes]) -> Iterator[tuple[bytes, ObjectInfo]]:
+    """Yield what the store says of those of *needed* that it has."""
+    doubtful = needed
+    if len(needed) > _STATS_MAX:
+        doubtful = set()
+        for pack_id, info in repository.packs():
+            if pack_id not in needed:
+                continue
+            if info.is_archived or info.storage_class == _SILENT_CLASS:
+                doubtful.add(pack_id)
+            else:
+                yield pack_id, info
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mlsync-cold") as pool:
+        for pack_id, asked in pool.map(lambda one: (one, _stat(repository, one)), sorted(doubtful)):
+            if asked is not None:
+                yield pack_id, asked
+
+
+def _stat(repository: Repository, pack_id: bytes) -> ObjectInfo | None:
+    try:
+        return repository.store.stat(names.pack(pack_id))
+    except NotFound:
+        return None
