@@ -61,12 +61,12 @@ class S3Server:
             config=Config(retries={"total_max_attempts": 3, "mode": "standard"}),
         )
 
-    def make_bucket(self) -> str:
-        """Return the name of a new, empty bucket."""
+    def make_bucket(self, **more: bool) -> str:
+        """Return the name of a new, empty bucket, made with what *more* says."""
         name = f"mlsync-test-{uuid.uuid4().hex[:16]}"
         client = self.client()
         try:
-            client.create_bucket(Bucket=name)
+            client.create_bucket(Bucket=name, **more)
         finally:
             client.close()
         return name

@@ -111,7 +111,9 @@
     |  |- StoreBroken             76   the store gave an impossible answer
     |  |- ObjectArchived          77   an object is in cold storage and must be restored from it first
     |  |- ThawUnderWay           119   the store was asked to thaw objects, and has not done so yet
-    |  `- ThawRefused            120   the store does not thaw these objects in that way
+    |  |- ThawRefused            120   the store does not thaw these objects in that way
+    |  |- LockNotExtended        101   the lock of an object that versions use could not be extended
+    |  `- BucketOfAnother        102   the bucket belongs to another account than it should
     |- RegistryError
     |  |- RegistryRefused        114   the registry of models does not take it
     |  |- RegistryAway           115   the registry of models was not reached, or has a fault of its own
@@ -910,6 +912,20 @@ class ThawRefused(StoreError):
 
     exit_code = 120
     usual_advice = "choose another tier: --thaw standard or bulk"
+
+
+class LockNotExtended(StoreError):
+    """Objects that versions use could not be locked for another period."""
+
+    exit_code = 101
+    usual_advice = "each line says what to do; then run mlsync check --extend-lock again"
+
+
+class BucketOfAnother(StoreError):
+    """The bucket does not belong to the account that the configuration expects: nothing was sent there."""
+
+    exit_code = 102
+    usual_advice = "check the bucket's name, and expected_bucket_owner under [s3]"
 
 
 class RegistryError(Error):

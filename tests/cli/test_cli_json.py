@@ -16,12 +16,12 @@ from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
 from mlsync.cli.reports.cold_report import cold_json
-from mlsync.cli.reports.json import key_json, notify_json, now_json
+from mlsync.cli.reports.json import check_json, key_json, notify_json, now_json
 from mlsync.codec.keys import Keys
 from mlsync.cold.find import ColdPack
 from mlsync.config.model import Config, MlflowSettings, NotifySettings
 from mlsync.demo import report
-from mlsync.errors import StoreUnavailable
+from mlsync.errors import StoreDenied, StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.service.afterwards.registrations import Registrations
@@ -33,6 +33,8 @@ from mlsync.service.talk.place import AgentPlace
 from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.store.prices import AWS_LIST
 from mlsync.tell.letter import Receipt
+from mlsync.upkeep.check import CheckResult
+from mlsync.upkeep.extend_lock import Extended
 from mlsync.upkeep.key_slots import SlotAdded
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
@@ -303,6 +305,13 @@ def test_a_discarding_is_as_documented(saved):
     value = one_value(saved.good("repair", "--discard", "yolo/1", "--yes", "--json"))
     compare("mlsync repair --discard", value, "discard")
     assert [one["done"] for one in value["discarded"]] == [True]
+
+
+def test_an_extended_lock_is_as_documented():
+    """What a check says of locks has the documented fields."""
+    denied = {"packs/aa/1": StoreDenied("no")}
+    done = Extended(3, 3, 1, 1, denied=denied, lost={bytes(16)}, unread=["versions/aa/1"])
+    compare("mlsync check", check_json(CheckResult(), done, read_data=False), "check --extend-lock")
 
 
 def test_a_prune_is_as_documented(saved):

@@ -43,6 +43,19 @@ def test_all_commands(remote):
     assert done.status == 11
 
 
+def test_a_lock_is_set_and_extended(remote, s3_server):
+    """New objects are locked by the setting, and the command locks what was made without it."""
+    machine, _, options, keys = remote
+    url = f"s3://{s3_server.make_bucket(ObjectLockEnabledForBucket=True)}/runs"
+    machine.good("init", url, *options, "--watch", machine.training, **keys)
+    keys |= {"STATE_DIRECTORY": str(machine.state), "MLSYNC_S3_OBJECT_LOCK": "governance 30d"}
+    machine.good("backup", **keys)
+    lock = machine.good("check", "--extend-lock", "--json", **keys).json()["lock"]
+    # The header and the key slot are older than the setting.
+    assert (lock["extended_count"], lock["request_count"]) == (2, lock["asked_count"] + 2)
+    assert (lock["denied"], lock["lost"], lock["unread"]) == ([], [], [])
+
+
 def test_prune_and_compaction(remote):
     """On a real server a prune leaves fences, moves what is left of a mostly dead pack, and deletes the old one."""
     machine, url, options, keys = remote

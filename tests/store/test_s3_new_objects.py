@@ -205,3 +205,57 @@ def test_a_setting_that_is_refused_leaves_creates_conditional(limited, create):
     store.put("repository", b"x")
     assert store.conditional_create
     assert server.requests[-1][2]["If-None-Match"] == "*"
+
+
+def test_a_lock_that_is_about_to_end_is_extended_in_its_own_mode(lockable):
+    """Only a lock with less left than is wanted is extended; what was locked otherwise stays in its mode."""
+    lockable.open(object_lock=ObjectLock("governance", 10 * DAY_S)).put("repository", b"x")
+    lockable.open().put(MANIFEST, b"not locked")
+    store = lockable.open(object_lock=ObjectLock("compliance", 30 * DAY_S))
+    assert not store.keep_for("repository", 30 * DAY_S, 9 * DAY_S)
+    assert store.keep_for("repository", 30 * DAY_S, 15 * DAY_S)
+    assert store.keep_for(MANIFEST, 30 * DAY_S, 15 * DAY_S)
+    assert not store.keep_for(MANIFEST, 30 * DAY_S, 15 * DAY_S)
+    found = {key: lockable.head(key) for key in ("repository", MANIFEST)}
+    assert [one["ObjectLockMode"] for one in found.values()] == ["GOVERNANCE", "COMPLIANCE"]
+    for one in found.values():
+        assert 29.9 * DAY_S < one["ObjectLockRetainUntilDate"].timestamp() - time.time() < 30.1 * DAY_S
+    with pytest.raises(errors.NotFound):
+        store.keep_for(PACK, 30 * DAY_S, 15 * DAY_S)
+
+
+def test_without_a_lock_in_the_settings_nothing_is_extended(lockable):
+    """A store that locks no new objects sends nothing."""
+    assert not lockable.open().keep_for("repository", 30 * DAY_S, 15 * DAY_S)
+
+
+def test_a_bucket_of_another_account_is_named_as_that(limited):
+    """A 403 that comes with the expected owner alone is no missing right, for any request; that is found out once."""
+    store, server = limited(expected_bucket_owner="111122223333")
+    server.answer = lambda _method, _path: (
+        (403, {}, error_body("AccessDenied"))
+        if "x-amz-expected-bucket-owner" in server.requests[-1][2]
+        else (200, {}, b"")
+    )
+    for call in (
+        lambda: store.put(MANIFEST, b"x"),
+        lambda: in_parts(store, PACK),
+        lambda: store.get("repository", limit_bytes=1),
+        lambda: store.stat("repository"),
+        lambda: list(store.list("")),
+    ):
+        with pytest.raises(errors.BucketOfAnother) as caught:
+            call()
+        assert "belongs to another account than 111122223333" in str(caught.value)
+        assert "expected_bucket_owner" in str(caught.value)
+    assert len(server.requests) == 7
+
+
+def test_a_right_that_is_missing_is_not_blamed_on_the_owner(limited):
+    """If the bucket is refused without the owner too, it is the right that is missing."""
+    store, server = limited(expected_bucket_owner="111122223333")
+    server.answer = lambda _method, _path: (403, {}, error_body("AccessDenied"))
+    for _ in range(2):
+        with pytest.raises(errors.StoreDenied, match="s3:PutObject"):
+            store.put(MANIFEST, b"x")
+    assert len(server.requests) == 4

@@ -8,13 +8,14 @@ from hashlib import blake2b
 
 import click
 
+from mlsync.app.locking import extend, refuse_without_lock, sentences
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
-from mlsync.errors import ProblemsFound
+from mlsync.errors import LockNotExtended, ProblemsFound
 from mlsync.service.telling.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.check import CheckResult, Problem, check
@@ -30,22 +31,34 @@ Examples:
 
 @click.command("check", cls=Command, short_help="Check every object of the repository.", epilog=_EXAMPLES)
 @click.option("--read-data", is_flag=True, help="Also read and decrypt every byte of every pack.")
+@click.option(
+    "--extend-lock", is_flag=True, help="Lock what versions use for another period, by object_lock under [s3]."
+)
 @accept_rollback_option
 @common_options
 @gently_option
-def check_command(common: Common, read_data: bool, accept_rollback: bool) -> None:
+def check_command(common: Common, read_data: bool, extend_lock: bool, accept_rollback: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
-    Lists all problems, with the versions that each affects, and then ends with 33. Changes nothing.
+    Lists all problems, with the versions that each affects, and then ends with 33. Changes nothing but locks, if asked.
     """
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    config = common.configuration()
+    if extend_lock:
+        refuse_without_lock(config)
+    with common.session(config, monitor) as session:
         look_for_rollback(session, None, monitor, accept=accept_rollback)
         result = check(session.repository, monitor, read_data=read_data)
+        extended = extend(session, monitor) if extend_lock else None
     if common.as_json:
-        common.emit(check_json(result, read_data=read_data))
+        common.emit(check_json(result, extended, read_data=read_data))
     else:
         _print(result, quiet=common.quiet)
+    for level, text in sentences(extended) if extended is not None else ():
+        if level != "info":
+            monitor.notice(level, text)
+        elif not (common.quiet or common.as_json):
+            output.say_wrapped(text)
     _tell(common, result, read_data=read_data)
     if result.problems:
         raise ProblemsFound(
@@ -53,6 +66,8 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
         )
     if result.left_open is not None:
         raise result.left_open
+    if extended is not None and (extended.denied or extended.lost):
+        raise LockNotExtended("not all that versions use could be locked", where=session.repository.store.url)
 
 
 def _tell(common: Common, result: CheckResult, *, read_data: bool) -> None:

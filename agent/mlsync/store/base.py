@@ -186,6 +186,14 @@ class Store(Protocol):
     def stat(self, key: str) -> ObjectInfo:
         """Return the object's size and time; raise ``NotFound`` if it does not exist."""
 
+    def keep_for(self, key: str, period_s: float, left_s: float) -> bool:  # noqa: ARG002 - for stores that lock
+        """Lock the object for *period_s* from now on if its lock ends within *left_s*; return whether that was done.
+
+        Nobody may delete or overwrite a locked object's bytes. Raise ``NotFound`` if it does not exist. A store that
+        does not lock its new objects does nothing.
+        """
+        return False
+
     @abstractmethod
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Yield every object whose key begins with *prefix* and sorts after *after*, in key order."""

@@ -120,6 +120,10 @@ class WrappingStore(Store):
         """Return the object's size and time."""
         return self.call("stat", key, lambda: self._store.stat(key))
 
+    def keep_for(self, key: str, period_s: float, left_s: float) -> bool:
+        """Lock the object, if its lock ends within *left_s*."""
+        return self.call("keep_for", key, lambda: self._store.keep_for(key, period_s, left_s))
+
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Yield every object under *prefix* after *after*."""
         return self.call("list", prefix, lambda: self._store.list(prefix, after=after))

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.discard import Discarding
+    from mlsync.upkeep.extend_lock import Extended
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.prune import Pruned, PrunePlan
@@ -635,7 +636,7 @@ def _proved_version_json(result: LaterResult) -> dict[str, object]:
     }
 
 
-def check_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
+def check_json(result: CheckResult, extended: Extended | None, *, read_data: bool) -> dict[str, object]:
     """Return the value of ``mlsync check``."""
     return {
         "run_count": result.run_count,
@@ -650,6 +651,22 @@ def check_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
         "unchecked": _problems_json(result.unchecked),
         "oddities": _problems_json(result.oddities),
         "uncopied": _versions_json(result.uncopied),
+        "lock": None if extended is None else _lock_json(extended),
+    }
+
+
+def _lock_json(done: Extended) -> dict[str, object]:
+    from mlsync.repository import names  # late: hardly any command's output needs it
+
+    return {
+        "used_count": done.used_count,
+        "asked_count": done.asked_count,
+        "extended_count": done.extended_count,
+        "denied_count": done.denied_count,
+        "denied": [str(error) for error in done.denied.values()],
+        "lost": sorted(names.pack(pack_id) for pack_id in done.lost),
+        "unread": done.unread,
+        "request_count": done.request_count,
     }
 
 
@@ -709,7 +726,7 @@ def prune_json(
     found: PrunePlan, pruned: Pruned, moving: CompactionPlan, compacted: Compacted, *, is_dry_run: bool
 ) -> dict[str, object]:
     """Return the value of ``mlsync prune``."""
-    from mlsync.repository import names  # late: no other command's output needs it
+    from mlsync.repository import names  # late: hardly any command's output needs it
 
     removed = {one.place for one in pruned.versions}
     return {

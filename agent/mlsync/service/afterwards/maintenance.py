@@ -1,4 +1,4 @@
-"""What a pass does besides its version: prove versions that are pending, read back a share of the old packs.
+"""What a pass does besides its version: prove what is pending, read back a share of the old packs, extend locks.
 
 No failure here costs a version: it is logged, and the next due time tries again.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mlsync.app.flow_options import loading_options, prover_of
+from mlsync.app.locking import extend, lock_of, sentences
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
 from mlsync.backup.request import BackupResult
@@ -26,6 +27,10 @@ from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
 
 SCRUB_EVERY_S: Final = 3600.0
+# A lock is extended when half of it is over: it is looked at four times in that half, and at least so often.
+_OF_LOCK: Final = 1 / 8
+EXTEND_EVERY_MAX_S: Final = 7 * 86400.0
+_EXTENDED: Final = "locks extended"
 _SCRUBBED: Final = "scrubbed"
 # Packs belong to no one run: one scrub serves all runs that this machine watches.
 _ALL_RUNS: Final = ""
@@ -70,6 +75,7 @@ class Maintenance:
         try:
             proved_version = self._prove_pending()
             self._scrub()
+            self._extend_locks()
         except Stopped:
             pass
         except Error as error:
@@ -196,6 +202,22 @@ class Maintenance:
         if result.pack_count:
             read = f"{count(result.pack_count, 'pack')}, {size(result.read_bytes)} read back"
             self._monitor.notice("info", f"scrubbed {read}")
+
+    # ------------------------------------------------------------ locks
+
+    def _extend_locks(self) -> None:
+        lock = lock_of(self._session.config)
+        if lock is None:
+            return
+        # Another lock than before is a beginning: objects that are young may have been made without it.
+        name = f"{_EXTENDED} {lock.mode} {lock.period_s:.0f}"
+        if not self._is_due(_ALL_RUNS, name, min(lock.period_s * _OF_LOCK, EXTEND_EVERY_MAX_S)):
+            return
+        skips_young = self._state.last_ns(_ALL_RUNS, name) is not None
+        done = extend(self._session, self._monitor, skips_young=skips_young, stop=self._stop.is_set)
+        for level, text in sentences(done):
+            self._monitor.notice(level, text)
+        self._state.set_last_ns(_ALL_RUNS, name, self._now_ns())
 
     def _is_due(self, run: str, name: str, every_s: float) -> bool:
         last_ns = self._state.last_ns(run, name)

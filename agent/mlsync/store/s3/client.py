@@ -10,19 +10,22 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mlsync import errors
 from mlsync.store.options import StoreOptions
 from mlsync.store.s3.clock import ServerClock
 from mlsync.store.s3.connection import make_cuttable
 from mlsync.store.s3.credentials import SignIn, are_renewed
-from mlsync.store.s3.errors import is_transient, refuses_path_form, translating
+from mlsync.store.s3.error_table import OF_ANOTHER, Explained
+from mlsync.store.s3.errors import is_transient, refuses_path_form, status_of, translating
 
 _CONNECT_TIMEOUT_S: Final = 10
 # A transfer that moves no byte for so long is cut and tried again: a connection may hang forever.
 _READ_TIMEOUT_S: Final = 30
 _CONNECTIONS_MAX: Final = 32
+_OK: Final = 200
+_FORBIDDEN: Final = 403
 _DEFAULT_REGION: Final = "us-east-1"
 
 
@@ -44,6 +47,7 @@ class Client:
         self.clock = ServerClock(self.botocore)
         self._always = _always(options)
         self.endpoint: str = urlsplit(self.botocore.meta.endpoint_url).netloc
+        self._belongs_elsewhere: bool | None = None
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Return botocore's answer.
@@ -57,6 +61,9 @@ class Client:
         try:
             return getattr(client, operation)(**arguments)
         except ClientError as error:
+            if status_of(error) == _FORBIDDEN and self._is_of_another(str(arguments.get("Bucket"))):
+                what = f"the bucket belongs to another account than {self._options.expected_bucket_owner}"
+                raise Explained(what, OF_ANOTHER) from error
             if self._options.addressing != "auto" or not refuses_path_form(error):
                 raise
             self._use_virtual_form()
@@ -66,6 +73,29 @@ class Client:
         if hasattr(body, "seek"):
             body.seek(0)
         return getattr(self.botocore, operation)(**arguments)
+
+    def _is_of_another(self, bucket: str) -> bool:
+        """Return whether the bucket is not the expected owner's, which S3 refuses like a right that is missing.
+
+        It is if the same request, which reads nothing, is allowed without the owner. That is asked once.
+        """
+        owner = self._options.expected_bucket_owner
+        if owner is None or self._belongs_elsewhere is not None:
+            return bool(self._belongs_elsewhere)
+        with_owner, without = self._bucket_status(bucket, ExpectedBucketOwner=owner), self._bucket_status(bucket)
+        if with_owner and without:
+            self._belongs_elsewhere = (with_owner, without) == (_FORBIDDEN, _OK)
+        return bool(self._belongs_elsewhere)
+
+    def _bucket_status(self, bucket: str, **more: str) -> int:
+        """Return the status of a HEAD for the bucket, 0 if there was no answer."""
+        try:
+            self.botocore.head_bucket(Bucket=bucket, **more)
+        except ClientError as error:
+            return status_of(error)
+        except BotoCoreError:
+            return 0
+        return _OK
 
     def _always_of(self, operation: str) -> Mapping[str, str]:
         """Return what every request says that can say it, for one operation."""

@@ -21,12 +21,16 @@ class Translation:
     advice: str | None = None
 
 
-class SignInFailed(aws.BotoCoreError):  # type: ignore[misc]  # botocore is without types here
-    """Signing in returned no credentials: *what* says how it was tried, *translation* which of our errors it is."""
+class Explained(aws.BotoCoreError):  # type: ignore[misc]  # botocore is without types here
+    """A failure of which more is known than botocore says: *what* it is, and *translation*, which of our errors."""
 
     def __init__(self, what: str, translation: Translation) -> None:
         Exception.__init__(self, what)
         self.translation = translation
+
+
+class SignInFailed(Explained):
+    """Signing in returned no credentials; *what* says how it was tried."""
 
 
 _AWAY = "check the network and the endpoint; nothing was lost"
@@ -70,12 +74,14 @@ RIGHTS = {
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "DeleteObject": "s3:DeleteObject",
     "RestoreObject": "s3:RestoreObject",
+    "PutObjectRetention": "s3:PutObjectRetention and s3:GetObjectRetention",
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
     "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
 }
 _CLOCK = Translation(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
 REGION = Translation(errors.StoreLocationInvalid, False, "set the bucket's own region")
+OF_ANOTHER = Translation(errors.BucketOfAnother, False, errors.BucketOfAnother.usual_advice)
 _FULL = Translation(errors.StoreFull, False, "free some room, or have the quota raised")
 _NO_BUCKET = Translation(
     errors.StoreLocationInvalid, False, "make the bucket first, or check its name and the endpoint"

@@ -26,7 +26,7 @@ from mlsync.store.s3.error_table import (
     REGION,
     RIGHTS,
     UNKNOWN_ANSWER,
-    SignInFailed,
+    Explained,
     Translation,
 )
 
@@ -37,7 +37,7 @@ def translation_of(error: BaseException | None) -> Translation | None:
     """Return our error for *error*, or ``None`` if it is not botocore's."""
     if isinstance(error, aws.ClientError):
         return _translation_of_answer(error)
-    if isinstance(error, SignInFailed):
+    if isinstance(error, Explained):
         return error.translation
     found = _by_reason(error)
     if found is not None:
@@ -155,7 +155,7 @@ def _text(error: Exception, found: Translation) -> str:
 
 
 def _text_without_answer(error: Exception, found: Translation) -> str:
-    if isinstance(error, SignInFailed):
+    if isinstance(error, Explained):
         return str(error)
     if isinstance(error, aws.UnseekableStreamError):
         return "the store redirects this request to another region"

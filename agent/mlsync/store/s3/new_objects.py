@@ -25,6 +25,12 @@ class NewObjects:
         # By the server's clock: nobody could shorten a lock of years.
         self._now_s = now_s
 
+    @property
+    def lock_mode(self) -> str | None:
+        """The mode in which new objects are locked, in S3's words; ``None`` if they are not."""
+        lock = self._options.object_lock
+        return None if lock is None else lock.mode.upper()
+
     def arguments(self, key: str) -> dict[str, Any]:
         """Return what a put, or the begin of a multipart upload, of *key* says besides names and body."""
         options = self._options
@@ -39,14 +45,10 @@ class NewObjects:
         if options.tags is not None:
             found["Tagging"] = urlencode(tags_of(key, options.tags))
         if options.object_lock is not None:
-            found["ObjectLockMode"] = options.object_lock.mode.upper()
-            found["ObjectLockRetainUntilDate"] = datetime.fromtimestamp(self.locked_until_s(), UTC)
+            found["ObjectLockMode"] = self.lock_mode
+            until_s = self._now_s() + options.object_lock.period_s
+            found["ObjectLockRetainUntilDate"] = datetime.fromtimestamp(until_s, UTC)
         return {name: value for name, value in found.items() if value is not None}
-
-    def locked_until_s(self) -> float:
-        """Return when the lock of an object ends that is created now, in seconds since 1970 by the server's clock."""
-        assert self._options.object_lock is not None
-        return self._now_s() + self._options.object_lock.period_s
 
 
 def kind_of(key: str) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -355,6 +356,28 @@ class S3Store(Store):
         answer = self._client.call("get_object", {**self._names(key), "Range": "bytes=0-0"})
         answer["Body"].close()
         return ObjectInfo(key, whole_size(answer, self._where(key)), answer["LastModified"].timestamp())
+
+    def keep_for(self, key: str, period_s: float, left_s: float) -> bool:
+        """Lock the object for *period_s* from now on, by the server's clock; its mode stays as it is.
+
+        A server that shows no lock may have none, or may not show it to these credentials.
+        """
+        mode = self._new_objects.lock_mode
+        if mode is None:
+            return False
+        with translating(self._where(key)):
+            found = self._client.call("head_object", self._names(key))
+            until, now_s = found.get("ObjectLockRetainUntilDate"), self._client.now_s()
+            if until is not None and until.timestamp() - now_s > left_s:
+                return False
+            wanted = {
+                "Mode": found.get("ObjectLockMode") or mode,
+                "RetainUntilDate": datetime.fromtimestamp(now_s + period_s, UTC),
+            }
+            # The very version that was looked at: somebody may put another one over it meanwhile.
+            version = {"VersionId": found["VersionId"]} if found.get("VersionId") else {}
+            self._client.call("put_object_retention", {**self._names(key), **version, "Retention": wanted})
+        return True
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Yield every object under *prefix* after *after*, page by page."""
