@@ -171,6 +171,14 @@ Which versions `mlsync forget` keeps, and when what is forgotten goes. [retentio
 The same keys except `prune` may stand in `[watch.retention]` below a `[[watch]]`, for its run alone: a key that is not
 there is taken from `[retention]`.
 """,
+    "mirror": """\
+## [[mirror]]
+
+One table for each second copy of the repository, which the agent keeps up to date, and from which reading commands take
+what the first lacks. [mirrors.md](mirrors.md) explains it. `[s3]` holds for the repository alone: what a mirror's S3
+server needs stands here. By environment variables there is one mirror: `MLSYNC_MIRROR_URL` stands for all tables of
+the file.
+""",
 }
 # What is worth a word besides what the template says.
 _MORE: Final[Mapping[str, str]] = {

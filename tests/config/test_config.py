@@ -599,14 +599,14 @@ def test_the_template_shows_every_key():
 def test_what_the_template_shows_is_the_default(write, environ):
     """With the # before each key taken away, except before examples, the configuration stays the same."""
     shown = template("file:///r", environ=environ)
-    keys = [
-        line for line in lines_behind(shown) if not line.endswith(EXAMPLE) and line not in ("[[watch]]", "[[notify]]")
-    ]
+    tables = ("[[watch]]", "[[notify]]", "[[mirror]]")
+    keys = [line for line in lines_behind(shown) if not line.endswith(EXAMPLE) and line not in tables]
     assert len(keys) == sum(key.default is not None for keys in (TOP, *TABLES.values()) for key in keys.values()) + 1
-    text = shown.replace("#[[watch]]", '[[watch]]\ndirectory = "/t"')
+    text = shown.replace("#[[watch]]", '[[watch]]\ndirectory = "/t"').replace("#[[mirror]]", '[[mirror]]\nurl = "/m"')
     for line in keys:
         text = text.replace(f"#{line}\n", f"{line}\n")
-    plain = load(write('repository = "file:///r"\n[[watch]]\ndirectory = "/t"\n'), environ)
+    small = 'repository = "file:///r"\n[[watch]]\ndirectory = "/t"\n[[mirror]]\nurl = "/m"\n'
+    plain = load(write(small), environ)
     assert load(write(text), environ) == plain
     assert plain.state_directory == default_state_directory(environ)
 

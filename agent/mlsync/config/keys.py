@@ -431,6 +431,15 @@ def run_name(value: Any, base: Path) -> str:
         raise ValueError(f"a run's name; {error.where}") from None
 
 
+@kind("a list of texts")
+def run_names(value: Any, base: Path) -> tuple[str, ...]:
+    """Return names of runs, at least one."""
+    found = texts(value, base)
+    if not found:
+        raise ValueError('a list of runs like ["yolo", "bert"]')
+    return tuple(run_name(one, base) for one in found)
+
+
 @kind("a path or a URL")
 def repository(value: Any, base: Path) -> str:
     """Return the URL of a place that was named by its URL or, if it is a directory, by its path.

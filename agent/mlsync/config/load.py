@@ -9,9 +9,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
 
 from mlsync.config.environment import Said, read_environment
-from mlsync.config.keys import Key
+from mlsync.config.keys import Key, keys_of
 from mlsync.config.model import (
     TABLES,
     TOP,
@@ -21,6 +22,7 @@ from mlsync.config.model import (
     HookSettings,
     KeySettings,
     LimitSettings,
+    MirrorSettings,
     MlflowSettings,
     NotifySettings,
     PreemptionSettings,
@@ -137,7 +139,8 @@ class _Reader:
 
     def config(self, environ: Mapping[str, str]) -> Config:
         plain = {key: value for key, value in self._tree.items() if key not in TABLES}
-        top = self._table((), plain, TOP) | dict(self._said.of(""))
+        of_file = self._table((), plain, TOP)
+        top = of_file | dict(self._said.of(""))
         if "repository" not in top:
             advice = 'repository = "s3://bucket/prefix" or "/path", above the first table'
             where = None if self._file is None else str(self._file)
@@ -146,6 +149,7 @@ class _Reader:
             repository=top["repository"],
             state_directory=top.get("state_directory") or default_state_directory(environ),
             s3=S3Settings(**self._section("s3")),
+            mirrors=self._mirrors(is_files=top["repository"] == of_file.get("repository")),
             key=KeySettings(**self._section("key")),
             watches=self._watches(),
             agent=AgentSettings(**self._section("agent")),
@@ -245,6 +249,56 @@ class _Reader:
             found[values["name"]] = NotifySettings(**values)
         return tuple(found.values())
 
+    def _mirrors(self, *, is_files: bool) -> tuple[MirrorSettings, ...]:
+        """Return the mirrors; one that the environment names is the only one.
+
+        Those of the file are of the repository that it names: they count only if the repository *is_files*.
+        """
+        given, said = self._tree.get("mirror", []), self._said.of("mirror")
+        if "url" in said:
+            given = [{}]
+        elif not is_files:
+            return ()
+        if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+            self._refuse(("mirror",), "mirror must be a list of tables", "write [[mirror]] above each second copy")
+        of_server = {key.field for key in keys_of(S3Settings).values()}
+        found: dict[str, MirrorSettings] = {}
+        for index, item in enumerate(given):
+            at: KeyPath = ("mirror", index)
+            values = self._table(at, item, TABLES["mirror"]) | dict(said)
+            if "url" not in values:
+                self._refuse(at, "a [[mirror]] without url", 'url = "s3://bucket/prefix"')
+            server = {name: values.pop(name) for name in of_server & values.keys()}
+            mirror = MirrorSettings(**values, s3=S3Settings(**server))
+            if mirror.name in found:
+                self._refuse(at, f"a second mirror named {mirror.name!r}", "set name")
+            found[mirror.name] = mirror
+        return tuple(found.values())
+
+    def _check_mirrors(self, config: Config) -> None:
+        """Refuse a mirror that is the repository, or lies in it, and another mirror's place."""
+        places = {_place_of(config.repository, config.s3): "the repository"}
+        for index, mirror in enumerate(config.mirrors):
+            at: KeyPath = ("mirror", index, "url")
+            place = _place_of(mirror.url, mirror.s3)
+            taken = next((what for other, what in places.items() if _overlaps(place, other)), None)
+            if taken is not None:
+                what = f"the mirror {mirror.name!r} and {taken} are at the same place, or one inside the other"
+                self._refuse(at, what, "a second copy protects only where the first is not")
+            places[place] = f"the mirror {mirror.name!r}"
+            self._check_runs(at, mirror, config)
+        if config.agent.safe == "mirror" and not config.mirrors:
+            self._refuse(("agent", "safe"), 'safe = "mirror" in [agent] needs a [[mirror]]', None)
+
+    def _check_runs(self, at: KeyPath, mirror: MirrorSettings, config: Config) -> None:
+        """Refuse a mirror of a run that is not watched, where runs are: mostly a name that was mistyped."""
+        watched = [watch.run for watch in config.watches]
+        for run in mirror.runs if watched and self._file is not None else ():
+            if run not in watched:
+                close = difflib.get_close_matches(run, watched, n=1)
+                advice = f"did you mean {close[0]}?" if close else f"watched here: {', '.join(watched)}"
+                self._refuse((*at[:-1], "runs"), f"no run named {run!r} is watched", advice)
+
     def _retention(self, at: KeyPath, given: object) -> RetentionSettings:
         """Return what holds for one run: what it says itself, and the rest from the table for all runs."""
         if not isinstance(given, dict):
@@ -316,6 +370,7 @@ class _Reader:
         self._check_new_objects(config)
         if (config.mlflow.username is None) != (config.mlflow.password_file is None):
             self._refuse(("mlflow", "username"), "username and password_file in [mlflow] need each other", None)
+        self._check_mirrors(config)
         if config.mlflow.username and config.mlflow.token_file:
             self._refuse(("mlflow", "token_file"), "both username and token_file in [mlflow]", "keep one of them")
         first: dict[str, int] = {}
@@ -368,6 +423,7 @@ class _Reader:
         own = {"the state directory": config.state_directory}
         if config.repository_directory is not None:
             own["the repository"] = config.repository_directory
+        own |= {f"the mirror {one.name!r}": one.directory for one in config.mirrors if one.directory is not None}
         watched = os.path.realpath(watch.directory)
         for what, place in own.items():
             if os.path.commonpath((watched, os.path.realpath(place))) == watched:
@@ -384,6 +440,18 @@ class _Reader:
         if variable is not None:
             return variable
         return None if self._file is None else f"{self._file}:{line_of(self._text, at)}"
+
+
+def _place_of(url: str, s3: S3Settings) -> tuple[str, str]:
+    """Return on which server, or on this machine, a place is, and its path there, which ends in a slash."""
+    if url.startswith("s3://"):
+        return f"s3 {(s3.endpoint_url or '').rstrip('/')}", url.removeprefix("s3://").rstrip("/") + "/"
+    return "file", os.path.realpath(unquote(urlsplit(url).path, errors="surrogateescape")).rstrip("/") + "/"
+
+
+def _overlaps(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Return whether two places are the same, or one is inside the other."""
+    return one[0] == other[0] and (one[1].startswith(other[1]) or other[1].startswith(one[1]))
 
 
 def _not_toml(file: Path, said: str) -> ConfigInvalid:

@@ -45,6 +45,7 @@ from mlsync.config.keys import (
     removal_limit,
     repository,
     run_name,
+    run_names,
     schedule,
     secret_variable,
     size_from,
@@ -176,6 +177,51 @@ class S3Settings:
         example='"governance 30d"',
         unset="as the bucket is set",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """A second copy of the repository: where it is, what of it is copied there, and how its S3 server is reached."""
+
+    url: str = key(
+        repository,
+        "Where the second copy is: a directory's path, or `s3://bucket/prefix`, in another bucket, region or machine.",
+        example='"s3://far-away/yolo"',
+        unset="",
+        otherwise=REQUIRED,
+    )
+    name: str = key(
+        channel_name,
+        "What the mirror is called in messages and commands.",
+        example='"far"',
+        unset='`"mirror"`',
+        otherwise="mirror",
+    )
+    runs: tuple[str, ...] = key(
+        run_names,
+        "The runs that are copied.",
+        example='["yolo", "bert"]',
+        unset="all runs",
+        otherwise=(),
+    )
+    keep: tuple[Rule, ...] = key(
+        keep_rules,
+        "Only versions that these rules keep are copied; what falls out later stays in the mirror until "
+        "`mlsync forget` and `mlsync prune` with `--repo` remove it there.",
+        example='["last 3", "best 1 by fitness max", "daily 30"]',
+        unset="every version is copied",
+        otherwise=(),
+    )
+    s3: S3Settings = field(default_factory=S3Settings)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the mirror is on this machine; ``None`` if it is in a bucket."""
+        return _directory_of(self.url)
+
+    def copies(self, run: str) -> bool:
+        """Return whether versions of a run are copied to it."""
+        return not self.runs or run in self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +513,13 @@ class AgentSettings:
         "raises the alarm when none comes. Its mode must be 0600.",
         example='"/etc/mlsync/heartbeat-url"',
         unset="no URL",
+    )
+    safe: str | None = key(
+        one_of("repository", "mirror"),
+        "When a version counts as safe, for `mlsync status`, its exit status, metrics and the heartbeat: once it is "
+        'proved in the `"repository"`, or once it is in a `"mirror"` too.',
+        example='"mirror"',
+        unset='`"mirror"` if the repository is a directory and there is a `[[mirror]]`, else `"repository"`',
     )
     log_format: str = key(
         one_of("text", "json"),
@@ -851,6 +904,7 @@ class Config:
         otherwise=REQUIRED,
     )
     s3: S3Settings = field(default_factory=S3Settings)
+    mirrors: tuple[MirrorSettings, ...] = ()
     key: KeySettings = field(default_factory=KeySettings)
     watches: tuple[WatchSettings, ...] = ()
     agent: AgentSettings = field(default_factory=AgentSettings)
@@ -867,9 +921,17 @@ class Config:
     @property
     def repository_directory(self) -> Path | None:
         """Where the repository is on this machine; ``None`` if it is in a bucket."""
-        if not self.repository.startswith("file:"):
-            return None
-        return Path(unquote(urlsplit(self.repository).path, errors="surrogateescape"))
+        return _directory_of(self.repository)
+
+    @property
+    def is_safe_in_mirror(self) -> bool:
+        """Whether a version counts as safe only once it is in a mirror.
+
+        Unless that is said: if the repository is a directory, which is lost with its machine or disk.
+        """
+        if not self.mirrors or self.agent.safe is None:
+            return bool(self.mirrors) and self.repository_directory is not None
+        return self.agent.safe == "mirror"
 
     def retention_of(self, run: str) -> RetentionSettings:
         """Return which versions of a run are kept: as its ``[[watch]]`` says, or as is said for all runs."""
@@ -906,7 +968,14 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "mlflow": keys_of(MlflowSettings),
     "retention": keys_of(RetentionSettings),
     "evaluate": keys_of(EvaluateSettings),
+    "mirror": {**keys_of(MirrorSettings), **keys_of(S3Settings)},
 }
+
+
+def _directory_of(url: str) -> Path | None:
+    if not url.startswith("file:"):
+        return None
+    return Path(unquote(urlsplit(url).path, errors="surrogateescape"))
 
 
 def shown(value: object) -> str:

@@ -60,6 +60,7 @@ def template(
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[evaluate]", *_lines(TABLES["evaluate"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
+    parts += ["", "#[[mirror]]", *_lines(TABLES["mirror"], {})]
     return "\n".join(parts) + "\n"
 
 
