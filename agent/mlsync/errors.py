@@ -66,6 +66,8 @@
     |  |- ManifestDamaged         32   a manifest does not authenticate or contradicts itself
     |  |- ProblemsFound           33   check ended with problems, all of them listed
     |  |- DiscardRefused          34   what was to be given up opens, may come back, or can be healed
+    |  |- HealingIncomplete       66   not all that is lost or damaged could be healed from a mirror
+    |  |- MirrorNeeded            67   all is there, but some of it only in a mirror
     |  |- RepairIncomplete        35   repair ended, and something stays lost
     |  |- RebuildNeeded           36   all manifests are gone; repair asks for --rebuild
     |  `- RepairUnconfirmed       37   repair changed nothing, since nobody confirmed it
@@ -596,6 +598,20 @@ class DiscardRefused(Damage):
 
     exit_code = 34
     usual_advice = "mlsync check names what does not open, and mlsync repair heals what has a copy"
+
+
+class HealingIncomplete(Damage):
+    """Not all that is lost or damaged could be healed from a mirror."""
+
+    exit_code = 66
+    usual_advice = "mlsync repair heals what has a copy in the repository; the next backup stores again what is there"
+
+
+class MirrorNeeded(Damage):
+    """Every byte came back, but some of them only from a mirror: the repository itself lacks them."""
+
+    exit_code = 67
+    usual_advice = "mlsync check --repair-from-mirror puts back what the repository lacks"
 
 
 class RepairIncomplete(Damage):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -311,7 +312,9 @@ def test_an_extended_lock_is_as_documented():
     """What a check says of locks has the documented fields."""
     denied = {"packs/aa/1": StoreDenied("no")}
     done = Extended(3, 3, 1, 1, denied=denied, lost={bytes(16)}, unread=["versions/aa/1"])
-    compare("mlsync check", check_json(CheckResult(), done, read_data=False), "check --extend-lock")
+    compare(
+        "mlsync check", check_json(CheckResult(), done, None, read_data=False, dry_run=False), "check --extend-lock"
+    )
 
 
 def test_a_prune_is_as_documented(saved):
@@ -492,6 +495,20 @@ def test_cold_packs_are_as_documented():
     for prices in (AWS_LIST, None):
         compare("list of cold class", cold_json(packs, prices, 7), "cold")
     assert cold_json(packs, AWS_LIST, 7)[0]["offers"][0]["usd"] > 0
+
+
+def test_what_mirrors_gave_is_as_documented(saved):
+    """What was read from a mirror, and what was healed from it or could not be, has the documented fields."""
+    mirror = saved.base / "mirror"
+    shutil.copytree(saved.repository, mirror)
+    saved.configure(f'[proof]\ndevice = "none"\n[[mirror]]\nurl = "{mirror}"\n')
+    packs = [saved.object("packs/*/*", index) for index in (0, 1)]
+    for pack in packs:
+        pack.unlink()
+    value = one_value(saved.run("verify", "--json"))
+    compare("What came from mirrors", {"from_mirror": value["from_mirror"]}, "verify")
+    (mirror / packs[0].relative_to(saved.repository)).unlink()
+    compare("mlsync check", one_value(saved.run("check", "--repair-from-mirror", "--json")), "check")
 
 
 def test_every_table_was_compared():

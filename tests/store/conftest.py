@@ -13,6 +13,7 @@ from doubles.memory_store import MemoryStore
 from mlsync.store.counting import CountingStore
 from mlsync.store.directory import store as directory
 from mlsync.store.directory.store import DirectoryStore
+from mlsync.store.fallback import FallbackStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 from mlsync.store.slow import SlowRequestLog
@@ -25,6 +26,7 @@ WRAPPERS = {
     "counting": CountingStore,
     "logging": SlowRequestLog,
     "faulty": FaultyStore,
+    "asking mirrors": lambda store: FallbackStore(store, tuple, is_lost=lambda _key, _after: True),
 }
 # Small parts, so that small data make several; S3 itself allows none below 5 MiB.
 PART_BYTES = {"memory": 64 << 10, "directory": 64 << 10, "s3": 5 << 20}

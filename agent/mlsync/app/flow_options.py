@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from mlsync.backup.request import BackupOptions, Source
-from mlsync.config.model import Config, WatchSettings
+from mlsync.config.model import Config, S3Settings, WatchSettings
 from mlsync.proving.policy import Policy
 from mlsync.store.options import ObjectLock, StoreOptions
 from mlsync.values import NumberFault
@@ -36,7 +36,12 @@ def source_of(watch: WatchSettings) -> Source:
 
 def store_options(config: Config) -> StoreOptions:
     """Return how the store is reached by the configuration."""
-    s3, lock = config.s3, config.s3.object_lock
+    return server_options(config.s3)
+
+
+def server_options(s3: S3Settings) -> StoreOptions:
+    """Return how a store is reached by its settings."""
+    lock = s3.object_lock
     return StoreOptions(
         endpoint_url=s3.endpoint_url,
         region=s3.region,

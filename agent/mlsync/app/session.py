@@ -13,11 +13,12 @@ from typing import Final, Self
 
 from mlsync.app.flow_options import store_options
 from mlsync.app.limits import keep_limits
+from mlsync.app.mirrors import AWAY, MirrorReading, in_place_of
 from mlsync.app.wording import STORE_WAITS
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
-from mlsync.errors import Error, ObjectDamaged, RepositoryMissing, WriteOnly
+from mlsync.errors import Error, MirrorForeign, ObjectDamaged, RepositoryMissing, WriteOnly
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.keys.keyslot import Unlock
@@ -49,6 +50,10 @@ class Session:
         self.config = config
         self.repository = repository
         self.counted = counted
+        #: What came from mirrors, for a session that reads them.
+        self.mirrors: MirrorReading | None = None
+        #: The mirror that stands in for the repository, if that is away or gone.
+        self.stand_in: str | None = None
         self._state: State | None = None
         self._state_lock = threading.Lock()
 
@@ -62,19 +67,73 @@ class Session:
         first_contact_s: float = BUDGET_S,
         found_id: Callable[[bytes], None] = lambda _repository_id: None,
         writes_only: bool = False,
+        reads_mirrors: bool = False,
     ) -> Self:
         """Open the repository that *config* names.
+
+        With *reads_mirrors*, for commands that only read: what it has lost comes from a mirror, and a mirror stands in
+        for it if it is away or gone altogether.
 
         *find_unlock* is called once the repository is known to exist, and before it *found_id* with its id. A caller
         that *writes_only* does with a key that opens nothing; for any other such a key raises ``WriteOnly``.
         """
+        if reads_mirrors and config.mirrors:
+            return cls._open_any(config, find_unlock, monitor, first_contact_s, found_id)
+        return cls._open(config, find_unlock, monitor, first_contact_s, found_id, writes_only=writes_only)
+
+    @classmethod
+    def _open_any(
+        cls,
+        config: Config,
+        find_unlock: Callable[[], Unlock],
+        monitor: Monitor,
+        first_contact_s: float,
+        found_id: Callable[[bytes], None],
+    ) -> Self:
+        """Open the repository, or if that is away or gone a mirror."""
+        try:
+            return cls._open(config, find_unlock, monitor, first_contact_s, found_id, reads_mirrors=True)
+        except (*AWAY, ObjectDamaged) as error:
+            fault = error
+        known = known_id(config)
+        for mirror in config.mirrors:
+            try:
+                instead = in_place_of(config, mirror)
+                if known is not None and repository_id_of(instead, monitor) != known:
+                    raise MirrorForeign(f"the mirror {mirror.name!r} is another repository", where=mirror.url)
+                session = cls._open(instead, find_unlock, monitor, first_contact_s, found_id, reads_mirrors=True)
+            except (*AWAY, ObjectDamaged, MirrorForeign) as error:
+                monitor.notice("warning", f"the mirror {mirror.name!r} is of no help: {error}")
+                continue
+            text = f"everything is read from the mirror {mirror.name!r}, which may be older: {fault}"
+            monitor.notice("warning", text)
+            session.config, session.stand_in = config, mirror.name
+            return session
+        raise fault
+
+    @classmethod
+    def _open(
+        cls,
+        config: Config,
+        find_unlock: Callable[[], Unlock],
+        monitor: Monitor,
+        first_contact_s: float,
+        found_id: Callable[[bytes], None],
+        *,
+        writes_only: bool = False,
+        reads_mirrors: bool = False,
+    ) -> Self:
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
+        reading: MirrorReading | None = None
         try:
             found = Repository.look(_retrying(counted, monitor, first_contact_s))
             found_id(found.repository_id)
             likely_slot = _read_hint(_state_directory(config, found.repository_id) / SLOT_FILE)
             store = _retrying(counted, monitor)
+            if reads_mirrors and config.mirrors:
+                reading = MirrorReading(store, config, found.repository_id, monitor)
+                store = reading.store
             unlock = find_unlock()
             if not writes_only:
                 refuse_write_only(unlock)
@@ -85,7 +144,9 @@ class Session:
         _configure(store, repository, monitor, config)
         if repository.is_retired:
             monitor.notice("warning", _RETIRED)
-        return cls(config, counted, repository)
+        session = cls(config, counted, repository)
+        session.mirrors = reading
+        return session
 
     @classmethod
     def open_damaged(
@@ -255,18 +316,31 @@ def _state_directory(config: Config, repository_id: bytes) -> Path:
     return config.state_directory / repository_id.hex()
 
 
+def known_id(config: Config) -> bytes | None:
+    """Return the id of the repository at this place as this machine last saw it; ``None`` on a fresh machine."""
+    newest = _newest_state(config)
+    with suppress(ValueError):
+        return None if newest is None else bytes.fromhex(newest.name)
+    return None
+
+
 def known_versions(config: Config) -> dict[str, Made]:
     """Return the newest version of each run that the local state knows, without a look into the repository.
 
     Empty if nothing was done yet with the repository at this place on this machine.
     """
-    known: dict[str, Made] = {}
+    newest = _newest_state(config)
     with suppress(OSError):
-        # A repository that was made anew at the same place has another id, and the older state tells nothing of it.
+        return {} if newest is None else newest_made(newest / STATE_FILE)
+    return {}
+
+
+def _newest_state(config: Config) -> Path | None:
+    """Return the state of the repository at this place; one that was made anew there has another id."""
+    with suppress(OSError):
         states = [entry for entry in config.state_directory.iterdir() if _is_state_of(entry, config.repository)]
-        newest = max(states, key=lambda entry: (entry / STATE_FILE).stat().st_mtime, default=None)
-        known = {} if newest is None else newest_made(newest / STATE_FILE)
-    return known
+        return max(states, key=lambda entry: (entry / STATE_FILE).stat().st_mtime, default=None)
+    return None
 
 
 def _is_state_of(directory: Path, place: str) -> bool:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 
 import click
 
 from mlsync.app.locking import extend, refuse_without_lock, sentences
+from mlsync.app.mirrors import opened_mirrors
+from mlsync.app.session import Session
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
-from mlsync.errors import LockNotExtended, ProblemsFound
+from mlsync.config.model import Config
+from mlsync.errors import ConfigInvalid, HealingIncomplete, LockNotExtended, ProblemsFound, StoreError
+from mlsync.monitor import Monitor
+from mlsync.repository import names
 from mlsync.service.telling.told_by_command import CommandNews, tell_news
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.check import CheckResult, Problem, check
+from mlsync.upkeep.extend_lock import Extended
+from mlsync.upkeep.healing.heal import HealResult, Mirror, heal
 
 _VERSIONS_SHOWN = 8
+_ROUNDS = 3
+_LOOKED_FOR_MAX = 1000
 
 _EXAMPLES = """\b
 Examples:
-  mlsync check
   mlsync check --read-data --gently
+  mlsync check --read-data --repair-from-mirror --dry-run
 """
 
 
@@ -34,25 +46,37 @@ Examples:
 @click.option(
     "--extend-lock", is_flag=True, help="Lock what versions use for another period, by object_lock under [s3]."
 )
+@click.option("--repair-from-mirror", "heals", is_flag=True, help="Put back from a mirror what is lost or damaged.")
+@click.option("--dry-run", is_flag=True, help="With --repair-from-mirror: show what a mirror has, and change nothing.")
 @accept_rollback_option
 @common_options
 @gently_option
-def check_command(common: Common, read_data: bool, extend_lock: bool, accept_rollback: bool) -> None:
+def check_command(
+    common: Common, *, read_data: bool, extend_lock: bool, heals: bool, dry_run: bool, accept_rollback: bool
+) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
-    Lists all problems, with the versions that each affects, and then ends with 33. Changes nothing but locks, if asked.
+    Lists all problems, with the versions that each affects, and then ends with 33. Changes nothing, but for locks if
+    asked, and what is put back from a mirror; it ends with 66 if not all of that was to be had.
     """
-    monitor = common.monitor()
-    config = common.configuration()
+    config, monitor = common.configuration(), common.monitor()
+    _refuse_contradictions(config, heals=heals, dry_run=dry_run)
     if extend_lock:
         refuse_without_lock(config)
+    healed: HealResult | None = None
     with common.session(config, monitor) as session:
-        look_for_rollback(session, None, monitor, accept=accept_rollback)
+        # What only a mirror has is put back.
+        look_for_rollback(session, None, monitor, accept=accept_rollback or heals)
         result = check(session.repository, monitor, read_data=read_data)
+        if heals:
+            healed, result = _heal(session, result, monitor, read_data=read_data, dry_run=dry_run)
+        elif result.problems and config.mirrors:
+            result = _with_mirrors(session, result, monitor)
         extended = extend(session, monitor) if extend_lock else None
     if common.as_json:
-        common.emit(check_json(result, extended, read_data=read_data))
+        common.emit(check_json(result, extended, healed, read_data=read_data, dry_run=dry_run))
     else:
+        _print_healed(healed, dry_run=dry_run, quiet=common.quiet)
         _print(result, quiet=common.quiet)
     for level, text in sentences(extended) if extended is not None else ():
         if level != "info":
@@ -60,14 +84,71 @@ def check_command(common: Common, read_data: bool, extend_lock: bool, accept_rol
         elif not (common.quiet or common.as_json):
             output.say_wrapped(text)
     _tell(common, result, read_data=read_data)
+    _refuse(result, extended, None if dry_run else healed, session.repository.store.url)
+
+
+def _refuse_contradictions(config: Config, *, heals: bool, dry_run: bool) -> None:
+    if dry_run and not heals:
+        raise click.UsageError("--dry-run goes with --repair-from-mirror.")
+    if heals and not config.mirrors:
+        advice = 'name one under [[mirror]]: url = "s3://bucket/prefix"'
+        raise ConfigInvalid("the configuration has no mirror", advice=advice)
+
+
+def _refuse(result: CheckResult, extended: Extended | None, healed: HealResult | None, where: str) -> None:
+    """Raise the error that the command ends with, if there is one."""
+    if healed is not None and (result.problems or healed.failed):
+        left = len({problem.key for problem in result.problems} | healed.failed.keys())
+        raise HealingIncomplete(f"{output.count(left, 'object')} not healed", where=where)
     if result.problems:
-        raise ProblemsFound(
-            f"{output.count(len(result.problems), 'problem')} found", where=session.repository.store.url
-        )
+        raise ProblemsFound(f"{output.count(len(result.problems), 'problem')} found", where=where)
     if result.left_open is not None:
         raise result.left_open
     if extended is not None and (extended.denied or extended.lost):
-        raise LockNotExtended("not all that versions use could be locked", where=session.repository.store.url)
+        raise LockNotExtended("not all that versions use could be locked", where=where)
+
+
+def _heal(
+    session: Session, found: CheckResult, monitor: Monitor, *, read_data: bool, dry_run: bool
+) -> tuple[HealResult, CheckResult]:
+    """Heal until a check finds nothing more that a mirror has: a manifest that is back names packs."""
+    total = HealResult()
+    with opened_mirrors(session.config, session.repository, monitor) as mirrors:
+        for _ in range(_ROUNDS):
+            done = heal(session.repository, mirrors, found.problems, monitor, dry_run=dry_run)
+            total.healed += done.healed
+            total.failed = done.failed
+            if dry_run or not done.healed:
+                break
+            found = check(session.repository, monitor, read_data=read_data)
+    return total, found
+
+
+def _with_mirrors(session: Session, result: CheckResult, monitor: Monitor) -> CheckResult:
+    """Say of each problem which mirror has an object of that name."""
+    with opened_mirrors(session.config, session.repository, monitor) as mirrors:
+        problems = [_with_mirror(problem, mirrors) for problem in result.problems[:_LOOKED_FOR_MAX]]
+    return dataclasses.replace(result, problems=[*problems, *result.problems[_LOOKED_FOR_MAX:]])
+
+
+def _with_mirror(problem: Problem, mirrors: Sequence[Mirror]) -> Problem:
+    for name, mirror in mirrors if names.is_object(problem.key) else ():
+        with suppress(StoreError):
+            mirror.store.stat(problem.key)
+            text = f"{problem.text}; the mirror {name!r} has it (mlsync check --repair-from-mirror)"
+            return dataclasses.replace(problem, text=text)
+    return problem
+
+
+def _print_healed(healed: HealResult | None, *, dry_run: bool, quiet: bool) -> None:
+    if healed is None:
+        return
+    for one in () if quiet else healed.healed:
+        did = "would be put back" if dry_run else "put back"
+        was = "damaged" if one.was_damaged else "missing"
+        output.say_wrapped(f"{one.key}: {was}, {did} from the mirror {one.mirror!r} ({output.size(one.size_bytes)})")
+    for key, why in healed.failed.items():
+        output.say_wrapped(f"{key}: not healed: {why}")
 
 
 def _tell(common: Common, result: CheckResult, *, read_data: bool) -> None:

@@ -64,7 +64,7 @@ def diff_command(
     for place in filter(None, (old, new)):
         refuse_nonsense(place.version)
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    with common.session(common.configuration(), monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=new.version)
         sides = _sides(session.repository, find_run(session.repository, run), old, new)
         result = diff(session.repository, *sides, tuple(os.fsencode(path) for path in paths), monitor)

@@ -69,7 +69,7 @@ def export_command(
         raise ConfigInvalid(what, advice="export to a directory, then: hf upload REPOSITORY DIR")
     config, monitor = common.configuration(), common.monitor()
     config = limited(config, upload=limit_upload, download=limit_download)
-    with common.session(config, monitor) as session, stopping() as stop:
+    with common.session(config, monitor, reads_mirrors=True) as session, stopping() as stop:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         repository = session.repository
         stored = find_version(repository, find_run(repository, run), version)

@@ -85,7 +85,7 @@ def metrics_command(
         raise click.UsageError("RUN is given twice: as an argument and with --run.")
     run = named or run
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    with common.session(common.configuration(), monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         repository = session.repository
         stored = find_version(repository, find_run(repository, run), version)

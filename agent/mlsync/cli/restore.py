@@ -127,7 +127,10 @@ def restore_command(
         _refuse_own_places(config, asked, delete=delete)
         refuse_target(asked)
     secrets: list[Unlock] = []
-    with common.session(config, monitor, found_secret=secrets.append) as session, stopping() as stop:
+    with (
+        common.session(config, monitor, found_secret=secrets.append, reads_mirrors=True) as session,
+        stopping() as stop,
+    ):
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         run = find_run(session.repository, run)
         if at_least is not None:

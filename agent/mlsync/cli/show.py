@@ -68,7 +68,7 @@ def show_command(
     version = version or version_option or LATEST
     monitor = common.monitor()
     config = common.configuration()
-    with common.session(config, monitor) as session:
+    with common.session(config, monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         stored = find_version(session.repository, find_run(session.repository, run), version)
         proofs, hidden = proofs_of(session.repository, stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.app.flow_options import loading_options, prover_of
+from mlsync.app.session import Session
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.limits import limit_download_option, limited
 from mlsync.cli.arguments.options import Common, common_options, device_option, run_option, version_option
@@ -14,7 +15,7 @@ from mlsync.cli.reports.json import verify_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.courtesy.timetable import Timetable
-from mlsync.errors import CheckpointBroken
+from mlsync.errors import CheckpointBroken, MirrorNeeded
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural
 from mlsync.versions.hidden_proofs import report_hidden
@@ -52,7 +53,7 @@ def verify_command(
     """
     monitor = common.monitor()
     config = limited(common.configuration(), download=limit_download)
-    with common.session(config, monitor) as session:
+    with common.session(config, monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         name = find_run(session.repository, run)
         stored = find_version(session.repository, name, version)
@@ -73,6 +74,17 @@ def verify_command(
         raise CheckpointBroken(output.not_loading(len(result.refused)), where=f"version {result.version}")
     if result.unavailable is not None:
         raise result.unavailable
+    _refuse_mirror(session, result)
+
+
+def _refuse_mirror(session: Session, result: VerifyResult) -> None:
+    """Raise ``MirrorNeeded`` if bytes came from a mirror: they say nothing of what the repository holds."""
+    where = f"version {result.version}"
+    if session.stand_in is not None:
+        raise MirrorNeeded(f"all of it came from the mirror {session.stand_in!r}", where=where)
+    if session.mirrors is not None and session.mirrors.count:
+        count = output.count(session.mirrors.count, "object")
+        raise MirrorNeeded(f"{count} could be had from a mirror alone", where=where)
 
 
 def _print(result: VerifyResult) -> None:

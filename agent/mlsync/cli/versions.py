@@ -50,7 +50,7 @@ def versions_command(common: Common, run: str | None, is_all: bool, accept_rollb
     the one that best_by under [evaluate] names, or the commonest.
     """
     monitor, config = common.monitor(), common.configuration()
-    with common.session(config, monitor) as session:
+    with common.session(config, monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
         listed = {name: _listed(session.repository, name, is_all=is_all) for name in names}

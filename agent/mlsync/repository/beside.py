@@ -18,7 +18,7 @@ from mlsync.codec.keys import Keys
 from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import sealed_object
 from mlsync.repository.encoding.canonical import decode_as
-from mlsync.repository.read_twice import read_twice
+from mlsync.repository.read_twice import read_anywhere
 from mlsync.repository.sealed_object import SealedKind
 from mlsync.store.base import Store
 
@@ -87,7 +87,7 @@ class ObjectsBeside(Generic[_T]):
 
         Raises ``ManifestDamaged`` if it does not open, or is of another *manifest*.
         """
-        found = read_twice(partial(self._open, key))
+        found = read_anywhere(self._store, partial(self._open, key))
         if manifest is not None and found[0].manifest != manifest:
             raise self.of_another(key)
         return found
@@ -113,9 +113,9 @@ class ObjectsBeside(Generic[_T]):
             if parsed is not None:
                 yield info.key, parsed[1]
 
-    def _open(self, key: str) -> tuple[_T, bytes]:
+    def _open(self, key: str, store: Store) -> tuple[_T, bytes]:
         try:
-            body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+            body = store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
             if not error.is_of_object:
                 raise

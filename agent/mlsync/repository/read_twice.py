@@ -1,4 +1,4 @@
-"""Read damaged objects a second time, before an error is raised.
+"""Read damaged objects a second time, and then from a mirror if there is one, before an error is raised.
 
 A network or a proxy may flip bits, and clients of S3 do not check what they read. An object that is damaged in the
 store is damaged again; one that was damaged on the way mostly is not, and must neither fail a restore nor make a backup
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlsync.errors import KeySlotDamaged, ManifestDamaged, ObjectDamaged
+from mlsync.errors import Damage, FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, StoreError
+from mlsync.store.base import Store
 
 _Result = TypeVar("_Result")
 
@@ -21,3 +22,21 @@ def read_twice(read: Callable[[], _Result]) -> _Result:
         return read()
     except (ObjectDamaged, ManifestDamaged, KeySlotDamaged):
         return read()
+
+
+def read_anywhere(store: Store, read: Callable[[Store], _Result]) -> _Result:
+    """Return the result of *read* as ``read_twice`` does; if the object is damaged in *store*, ask the store's mirrors.
+
+    A mirror is believed no more than the store: *read* checks what comes. If none is sound, the store's damage counts.
+    """
+    try:
+        return read_twice(lambda: read(store))
+    except (ObjectDamaged, ManifestDamaged) as error:
+        for mirror in store.mirrors():
+            try:
+                found = read(mirror)
+            except (Damage, FormatUnsupported, StoreError):
+                continue
+            store.note_mirror(error.where or "", mirror, error.what)
+            return found
+        raise

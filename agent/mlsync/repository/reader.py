@@ -31,6 +31,7 @@ from mlsync.courtesy.pressure import threads
 from mlsync.direct_io import slack_bytes
 from mlsync.errors import (
     Damage,
+    FormatUnsupported,
     NotFound,
     ObjectArchived,
     ObjectDamaged,
@@ -226,6 +227,7 @@ class _Opener:
         # Packs that are gone and have a move record: each is asked for once.
         self._gone: set[bytes] = set()
         self._local = threading.local()
+        self._of_mirrors: dict[Store, _Opener] = {}
 
     def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
         """Put the plain bytes of *refs* into *window*; return how many bytes came from the store.
@@ -250,7 +252,32 @@ class _Opener:
         plains: dict[ChunkRef, memoryview],
         before: tuple[bytes, ...] = (),
     ) -> int:
-        """Put a group of neighbours into *window* and *plains*; *before* are packs from which they were moved on."""
+        """Put a group of neighbours into *window* and *plains*, from a mirror if the store has lost it.
+
+        *before* are packs from which they were moved on.
+        """
+        try:
+            return self._fill_here(window, group, openers, plains, before)
+        except (Damage, ObjectArchived) as error:
+            for mirror in self._store.mirrors():
+                opener = self._of_mirrors.setdefault(mirror, _Opener(mirror, self._keys))
+                try:
+                    read_bytes = opener._fill_here(window, group, openers, plains, before)  # noqa: SLF001 - its own kind
+                except (Damage, FormatUnsupported, StoreError):
+                    continue
+                self._store.note_mirror(error.where or names.pack(group[0][1].pack), mirror, error.what)
+                return read_bytes
+            raise
+
+    def _fill_here(
+        self,
+        window: _Window,
+        group: list[_Sought],
+        openers: Executor | None,
+        plains: dict[ChunkRef, memoryview],
+        before: tuple[bytes, ...],
+    ) -> int:
+        """Do the same without mirrors."""
         pack = group[0][1].pack
         if pack in self._gone:
             return self._fill_moved(window, group, openers, plains, before)
@@ -308,9 +335,10 @@ class _Opener:
         size_bytes = len(sealed)
         for ref, at in group:
             begin = at.offset - group[0][1].offset
-            into = window.place(ref)
-            size_bytes += self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
+            # A second try, for bytes from a mirror, finds the memory of the first.
+            into = plains[ref] if ref in plains else window.place(ref)
             plains[ref] = into
+            size_bytes += self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
         return size_bytes
 
     def _open_or_read_again(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> int:

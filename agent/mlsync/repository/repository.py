@@ -53,7 +53,7 @@ from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_interrupted
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
-from mlsync.repository.read_twice import read_twice
+from mlsync.repository.read_twice import read_anywhere, read_twice
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import ChunkLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
@@ -331,11 +331,11 @@ class Repository:
 
     def open_body(self, key: str, place: str) -> tuple[StoredVersion, bytes]:
         """Return the manifest *key* from the object *place*, which may be its copy, and its bytes; raise the same."""
-        return read_twice(lambda: self._open_body(key, place))
+        return read_anywhere(self.store, lambda store: self._open_body(store, key, place))
 
-    def _open_body(self, key: str, place: str) -> tuple[StoredVersion, bytes]:
+    def _open_body(self, store: Store, key: str, place: str) -> tuple[StoredVersion, bytes]:
         try:
-            body = self.store.get(place, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+            body = store.get(place, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
             if not error.is_of_object:
                 raise

@@ -115,6 +115,17 @@ class Store(Protocol):
         """Whether the store refuses to overwrite an object even when two writers create it at the same moment."""
         return True
 
+    def mirrors(self) -> tuple[Store, ...]:
+        """Return other stores with the same objects, which readers ask for what is damaged or missing here.
+
+        What comes from them is checked by the same seals. Whoever writes, deletes or commits has a store without any.
+        """
+        return ()
+
+    def note_mirror(self, key: str, mirror: Store, why: str) -> None:
+        """Note that *mirror* gave the object *key*, and *why* this store did not."""
+        del key, mirror, why  # by default there are no mirrors
+
     def configure(self, *, conditional_create: bool, warn: Callable[[str], None]) -> None:
         """Set what `init` found out about the store, and call *warn* with what a person should know about it later."""
         del conditional_create, warn  # by default there is nothing to set, and nothing to warn of

@@ -56,6 +56,14 @@ class WrappingStore(Store):
         """The price list of the wrapped store."""
         return self._store.price_list
 
+    def mirrors(self) -> tuple[Store, ...]:
+        """Return the mirrors that the wrapped store knows."""
+        return self._store.mirrors()
+
+    def note_mirror(self, key: str, mirror: Store, why: str) -> None:
+        """Have the wrapped store note it."""
+        self._store.note_mirror(key, mirror, why)
+
     def configure(self, *, conditional_create: bool, warn: Callable[[str], None]) -> None:
         """Configure the wrapped store."""
         self._store.configure(conditional_create=conditional_create, warn=warn)

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -30,6 +31,8 @@ class Invocation:
     added_variables: tuple[str, ...] = ()
     #: What in cold storage the command met, as its JSON value says it.
     cold: list[dict[str, object]] = field(default_factory=list)
+    #: Returns what came from mirrors, which every JSON object tells.
+    mirror_use: Callable[[], Mapping[str, object]] = dict
     _has_emitted: bool = False
 
     @classmethod
@@ -58,4 +61,6 @@ class Invocation:
         """Print one JSON value; drop a second one, the error that a result with problems ends with."""
         if not self._has_emitted:
             self._has_emitted = True
+            if isinstance(value, dict):
+                value = {**value, **self.mirror_use()}
             say(json.dumps(value, ensure_ascii=True))

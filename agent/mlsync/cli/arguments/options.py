@@ -148,11 +148,12 @@ class Common:
         found_secret: Callable[[Unlock], None] = lambda _secret: None,
         *,
         writes_only: bool = False,
+        reads_mirrors: bool = False,
     ) -> Iterator[Session]:
         """Open the repository; ask for a passphrase only once there is known to be one.
 
         *found_id* is called with its id before that, and can raise what makes asking useless; *found_secret* with what
-        opens it. A command that *writes_only* does with a write-only key.
+        opens it. A command that *writes_only* does with a write-only key. One that *reads_mirrors* changes nothing.
         """
 
         def find_unlock() -> Unlock:
@@ -161,8 +162,15 @@ class Common:
             return secret
 
         opened = Session.open(
-            config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S, found_id=found_id, writes_only=writes_only
+            config,
+            find_unlock,
+            monitor,
+            first_contact_s=FIRST_CONTACT_S,
+            found_id=found_id,
+            writes_only=writes_only,
+            reads_mirrors=reads_mirrors,
         )
+        self.invocation.mirror_use = lambda: mirror_use(opened)
         with opened as session:
             try:
                 yield session
@@ -204,6 +212,15 @@ def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
         advice = (f"did you mean {close[0]}? " if close else "") + f"there are: {', '.join(runs)}"
         raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=advice)
     return watches
+
+
+def mirror_use(session: Session) -> dict[str, object]:
+    """Return what came from mirrors, as JSON has it; nothing if all came from the repository."""
+    reading = session.mirrors
+    if session.stand_in is None and (reading is None or not reading.count):
+        return {}
+    used = {"count": 0, "objects": []} if reading is None else reading.as_json()
+    return {"from_mirror": {"stand_in": session.stand_in, **used}}
 
 
 def _store_use(session: Session) -> str:

@@ -30,6 +30,9 @@ def look_for_rollback(
         try:
             refuse_rolled_back(session.repository, name, head, by_number=version is None or version.isdecimal())
         except HistoryRolledBack as error:
+            if not accept and session.stand_in is not None:
+                what = f"{error.what}; the mirror {session.stand_in!r} may be behind"
+                raise HistoryRolledBack(what, where=error.where, advice=error.advice) from error
             if not accept:
                 raise
             monitor.notice("warning", f"{error.what}; continuing because of --accept-rollback")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.discard import Discarding
     from mlsync.upkeep.extend_lock import Extended
     from mlsync.upkeep.forget import Forgetting
+    from mlsync.upkeep.healing.heal import HealResult
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.prune import Pruned, PrunePlan
     from mlsync.upkeep.repair import Healing, Repaired
@@ -636,7 +637,9 @@ def _proved_version_json(result: LaterResult) -> dict[str, object]:
     }
 
 
-def check_json(result: CheckResult, extended: Extended | None, *, read_data: bool) -> dict[str, object]:
+def check_json(
+    result: CheckResult, extended: Extended | None, healed: HealResult | None, *, read_data: bool, dry_run: bool
+) -> dict[str, object]:
     """Return the value of ``mlsync check``."""
     return {
         "run_count": result.run_count,
@@ -652,6 +655,7 @@ def check_json(result: CheckResult, extended: Extended | None, *, read_data: boo
         "oddities": _problems_json(result.oddities),
         "uncopied": _versions_json(result.uncopied),
         "lock": None if extended is None else _lock_json(extended),
+        "healing": None if healed is None else _healing_json(healed, is_dry_run=dry_run),
     }
 
 
@@ -667,6 +671,22 @@ def _lock_json(done: Extended) -> dict[str, object]:
         "lost": sorted(names.pack(pack_id) for pack_id in done.lost),
         "unread": done.unread,
         "request_count": done.request_count,
+    }
+
+
+def _healing_json(healed: HealResult, *, is_dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": is_dry_run,
+        "healed": [
+            {
+                "object": one.key,
+                "mirror": one.mirror,
+                "size_bytes": one.size_bytes,
+                "was_damaged": one.was_damaged,
+            }
+            for one in healed.healed
+        ],
+        "failed": [{"object": key, "why": why} for key, why in healed.failed.items()],
     }
 
 

@@ -49,9 +49,10 @@ from mlsync.repository.history.registered import ROOM_NAME as REGISTERED_NAME
 from mlsync.repository.history.registered import Registered, by_version, registered_in, registered_value
 from mlsync.repository.history.seen_decision import SeenDecision, half
 from mlsync.repository.manifest import Previous
-from mlsync.repository.read_twice import read_twice
+from mlsync.repository.read_twice import read_anywhere
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
+from mlsync.store.base import Store
 from mlsync.values import storable
 
 # How often a writer begins anew because another one decided meanwhile.
@@ -251,7 +252,7 @@ def open_numbered(repository: Repository, run: str, number: int) -> Decided:
 
 def read_decision(repository: Repository, key: str) -> tuple[Decision, bytes]:
     """Return the decision of that name, and its digest; raise ``NotFound``, ``Damage`` or ``FormatUnsupported``."""
-    return read_twice(lambda: _read(repository, key))
+    return read_anywhere(repository.store, lambda store: _read(repository, store, key))
 
 
 def state_of(decision: Decision, digest: bytes) -> Decided:
@@ -314,9 +315,9 @@ def _with_hidden(decided: Decided, seen: SeenDecision | None, fault: str | None,
     return replace(decided, hidden=hidden, next_number=next_number)
 
 
-def _read(repository: Repository, key: str) -> tuple[Decision, bytes]:
+def _read(repository: Repository, store: Store, key: str) -> tuple[Decision, bytes]:
     try:
-        body = repository.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+        body = store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
     except StoreBroken as error:
         if not error.is_of_object:
             raise

@@ -36,7 +36,7 @@ from mlsync.repository.encoding.segments import PackTable, unpack_refs
 from mlsync.repository.encoding.validation import is_time, table_of_packs
 from mlsync.repository.manifest import ChunkRef, PackedRef
 from mlsync.repository.pack.pack import PACK_CHUNKS_MAX
-from mlsync.repository.read_twice import read_twice
+from mlsync.repository.read_twice import read_anywhere
 from mlsync.repository.sealed_object import MOVE
 from mlsync.store.base import Store
 
@@ -153,7 +153,7 @@ class Moves:
 
     def open(self, pack_id: bytes) -> Moved:
         """Read the pack's record; raise ``NotFound``, ``ManifestDamaged`` or ``FormatUnsupported``."""
-        return read_twice(lambda: self._open(pack_id))
+        return read_anywhere(self._store, lambda store: self._open(store, pack_id))
 
     def may_be_forged(self, pack_id: bytes) -> bool:
         """Return whether the pack has a record that opens, but under an older key, which somebody may have kept.
@@ -233,10 +233,10 @@ class Moves:
             _, oldest = self._kept.popitem(last=False)
             self._kept_count -= len(oldest)
 
-    def _open(self, pack_id: bytes) -> Moved:
+    def _open(self, store: Store, pack_id: bytes) -> Moved:
         key = names.move(pack_id)
         try:
-            body = self._store.get(key, limit_bytes=RECORD_BYTES_MAX)
+            body = store.get(key, limit_bytes=RECORD_BYTES_MAX)
         except StoreBroken as error:
             if not error.is_of_object:
                 raise

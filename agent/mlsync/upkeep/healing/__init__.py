@@ -1,0 +1,1 @@
+"""Puts back from mirrors what the repository has lost."""
