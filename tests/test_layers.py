@@ -34,6 +34,7 @@ ARROWS = {
         "app",
         "config",
         *FLOWS,
+        "bucket",
         "versions",
         *BELOW,
         "codec",
@@ -66,6 +67,8 @@ ARROWS = {
     "cold": {"repository", "store"},
     "target": {"versions", "source", "repository", "codec"},
     "versions": {*BELOW, "codec", "formats"},
+    # It comes before any repository: of that it knows the names of objects alone.
+    "bucket": {"repository", "store", "kms"},
     # Pure functions of plain facts, which others gather.
     "retention": set(),
     "source": {"formats"},

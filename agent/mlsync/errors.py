@@ -120,6 +120,8 @@
     |  |- RegistryRefused        114   the registry of models does not take it
     |  |- RegistryAway           115   the registry of models was not reached, or has a fault of its own
     |  `- RegistryDenied         116   the registry of models does not accept the credentials
+    |- BucketDiffers             104   a bucket is not set as it was asked for, or that cannot be seen
+    |- BucketUnconfirmed         105   a bucket was not changed, since nobody confirmed it
     |- ExportRefused             117   an export would overwrite something else
     |- MirrorError
     |  |- MirrorIncomplete       121   some versions could not be copied to the mirror, all of them listed
@@ -968,6 +970,20 @@ class RegistryDenied(RegistryError):
 
     exit_code = 116
     usual_advice = "check token_file, or username and password_file, under [mlflow], or MLFLOW_TRACKING_TOKEN"
+
+
+class BucketDiffers(Error):
+    """A bucket is not set as it was asked for: something was refused, is lacking, or cannot be seen."""
+
+    exit_code = 104
+    usual_advice = "each line says why; mlsync bucket plan shows what is left"
+
+
+class BucketUnconfirmed(Error):
+    """A bucket would be changed, and nobody confirmed it; nothing was changed."""
+
+    exit_code = 105
+    usual_advice = "--yes does it without asking"
 
 
 class ExportRefused(Error):

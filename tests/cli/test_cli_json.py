@@ -16,12 +16,19 @@ import torch
 from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
+from mlsync.bucket.apply import BucketApplied
+from mlsync.bucket.facts import BucketFacts, RoleFacts, SettingAnswer
+from mlsync.bucket.plan import Seen
+from mlsync.bucket.plan import plan as plan_for
+from mlsync.bucket.providers import AWS
+from mlsync.bucket.wanted import Second, Wanted
 from mlsync.cli.reports.cold_report import cold_json
-from mlsync.cli.reports.json import check_json, key_json, notify_json, now_json
+from mlsync.cli.reports.json import bucket_plan_json, bucket_show_json, check_json, key_json, notify_json, now_json
 from mlsync.codec.keys import Keys
 from mlsync.cold.find import ColdPack
 from mlsync.config.model import Config, MlflowSettings, NotifySettings
 from mlsync.demo import report
+from mlsync.doctor.findings import Diagnosis, Grade
 from mlsync.errors import StoreDenied, StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
@@ -33,6 +40,7 @@ from mlsync.service.talk.client import AgentAt
 from mlsync.service.talk.place import AgentPlace
 from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.store.prices import AWS_LIST
+from mlsync.store.s3.settings import Setting
 from mlsync.tell.letter import Receipt
 from mlsync.upkeep.check import CheckResult
 from mlsync.upkeep.extend_lock import Extended
@@ -60,6 +68,7 @@ PLAIN = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "boolean": lambda value: isinstance(value, bool),
+    "document": lambda value: isinstance(value, dict),
     "facts": lambda value: (
         isinstance(value, dict) and all(isinstance(one, str | int | float) for one in value.values())
     ),
@@ -509,6 +518,21 @@ def test_what_mirrors_gave_is_as_documented(saved):
     compare("What came from mirrors", {"from_mirror": value["from_mirror"]}, "verify")
     (mirror / packs[0].relative_to(saved.repository)).unlink()
     compare("mlsync check", one_value(saved.run("check", "--repair-from-mirror", "--json")), "check")
+
+
+def test_a_plan_for_a_bucket_is_as_documented():
+    """What a bucket is set to, what changes in it, and what of that failed, has the documented fields."""
+    first = BucketFacts(
+        "first", "eu-west-1", exists=True, answers={Setting.VERSIONS: SettingAnswer({"Status": "Enabled"})}
+    )
+    second = BucketFacts("second", None, exists=False)
+    wanted = Wanted("first", second=Second("second", "us-east-1"))
+    found = Seen(AWS, first, "eu-west-1", second, "us-east-1", RoleFacts("111122223333"))
+    plan = plan_for(wanted, found)
+    applied = BucketApplied(plan.changes[1:], [(plan.changes[0], "denied")])
+    for command, done in (("plan", None), ("apply", applied)):
+        compare(f"mlsync bucket {command}", bucket_plan_json(found, plan, done, plan), command)
+    compare("mlsync bucket show", bucket_show_json(first, AWS, [Diagnosis("lock", Grade.FINE, "off")]), "show")
 
 
 def test_every_table_was_compared():

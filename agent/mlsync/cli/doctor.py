@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
-
 import click
 
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.reports.doctor_report import print_findings
 from mlsync.cli.reports.json import doctor_json
 from mlsync.cli.terminal import output
 from mlsync.doctor.doctor import diagnose
-from mlsync.doctor.findings import UNKNOWN, Diagnosis, Grade
+from mlsync.doctor.findings import Grade
 from mlsync.errors import GraveFound
 
 _EXAMPLES = """\b
@@ -20,12 +18,6 @@ Examples:
   mlsync doctor
   mlsync doctor --json --no-write
 """
-_HEADINGS: Final = {
-    Grade.GRAVE: "Grave",
-    Grade.WARNING: "Worth a thought",
-    Grade.UNKNOWN: "Could not be looked at",
-    Grade.FINE: "Fine",
-}
 
 
 @click.command(
@@ -50,26 +42,7 @@ def doctor_command(common: Common, *, no_write: bool) -> None:
     if common.as_json:
         common.emit(doctor_json(config.repository, found))
     else:
-        _print(found, quiet=common.quiet)
+        print_findings(found, quiet=common.quiet)
     grave = sum(1 for one in found if one.grade is Grade.GRAVE)
     if grave:
         raise GraveFound(output.count(grave, "grave finding"), where=config.repository)
-
-
-def _print(found: Sequence[Diagnosis], *, quiet: bool) -> None:
-    """Print the findings by their grade, the gravest first; *quiet* leaves out what is fine."""
-    is_first = True
-    for grade, heading in _HEADINGS.items():
-        of_grade = [one for one in found if one.grade is grade]
-        if not of_grade or (quiet and grade is Grade.FINE):
-            continue
-        if not is_first:
-            output.say()
-        is_first = False
-        output.say(f"{heading}:")
-        for one in of_grade:
-            output.say_wrapped(f"{one.subject}: {one.what.removeprefix(UNKNOWN)}", first="  ", rest="    ")
-            if one.means:
-                output.say_wrapped(f"means: {one.means}", first="    ", rest="      ")
-            if one.advice:
-                output.say_wrapped(f"do: {one.advice}", first="    ", rest="      ")

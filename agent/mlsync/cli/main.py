@@ -33,7 +33,19 @@ GROUPS: Final = {
     "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
     "Care": (
         *("pin", "unpin", "forget", "unforget", "prune"),
-        *("doctor", "notify", "check", "repair", "verify", "prove", "evaluate", "key", "service", "completion"),
+        *(
+            "bucket",
+            "doctor",
+            "notify",
+            "check",
+            "repair",
+            "verify",
+            "prove",
+            "evaluate",
+            "key",
+            "service",
+            "completion",
+        ),
     ),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)

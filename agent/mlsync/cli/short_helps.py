@@ -27,6 +27,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "forget": "Leave versions out, until they are removed.",
     "unforget": "Bring forgotten versions back.",
     "prune": "Delete what no version needs.",
+    "bucket": "Set up a bucket, and a second one with a copy.",
     "doctor": "Look at disks, store, rights, clock and keys.",
     "notify": "Try the channels that are told of events.",
     "check": "Check every object of the repository.",

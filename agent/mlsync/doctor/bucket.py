@@ -1,17 +1,32 @@
-"""What a bucket is set to: public access, versions, object lock, and lifecycle rules that would eat a repository."""
+"""What a bucket is set to, and what that does to a repository: for ``mlsync doctor`` and ``mlsync bucket show``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from mlsync.doctor.findings import Diagnosis, Grade
+from mlsync.doctor.findings import Check, Diagnosis, Grade
 from mlsync.doctor.store import Remedy
-from mlsync.errors import Error
+from mlsync.errors import Error, StoreError
 from mlsync.repository import names
 from mlsync.store.base import MARKER
 from mlsync.store.s3.inspection import BucketInspection, LifecycleRule
 
 PUBLIC, VERSIONS, LOCK, LIFECYCLE = "public access", "versions of the bucket", "object lock", "lifecycle"
+ENCRYPTION, REPLICATION, PLACE = "encryption", "replication", "owner and region"
+_DAY_S: Final = 86_400
+
+
+def checks_of_bucket(asked: Callable[[], BucketInspection], grace_s: float) -> Iterator[Check]:
+    """Yield everything that is looked at of a bucket; *grace_s* is how long what is forgotten waits."""
+    yield Check(PUBLIC, lambda: diagnose_public(asked()))
+    yield Check(VERSIONS, lambda: diagnose_versions(asked()))
+    yield Check(LOCK, lambda: diagnose_lock(asked(), grace_s))
+    yield Check(LIFECYCLE, lambda: diagnose_lifecycle(asked()))
+    yield Check(ENCRYPTION, lambda: diagnose_encryption(asked()))
+    yield Check(REPLICATION, lambda: diagnose_replication(asked()))
+    yield Check(PLACE, lambda: diagnose_place(asked()))
 
 
 def diagnose_public(bucket: BucketInspection) -> Iterator[Diagnosis]:
@@ -34,8 +49,8 @@ def diagnose_versions(bucket: BucketInspection) -> Iterator[Diagnosis]:
         yield Diagnosis(VERSIONS, Grade.FINE, "off: what is deleted is gone")
 
 
-def diagnose_lock(bucket: BucketInspection) -> Iterator[Diagnosis]:
-    """Yield whether the store itself refuses deletions."""
+def diagnose_lock(bucket: BucketInspection, grace_s: float) -> Iterator[Diagnosis]:
+    """Yield whether the store itself refuses deletions, and for long enough."""
     lock = bucket.lock()
     if lock is None:
         yield Diagnosis(LOCK, Grade.FINE, "off: credentials that may delete can delete versions")
@@ -45,6 +60,10 @@ def diagnose_lock(bucket: BucketInspection) -> Iterator[Diagnosis]:
             "set a default retention",
         )
         yield Diagnosis(LOCK, Grade.WARNING, "on, without a default retention", means, advice)
+    elif (days := re.match(r"(\d+) days", lock)) and int(days[1]) * _DAY_S < grace_s:
+        what = f"on, but for {lock}, and forgotten versions wait for {grace_s / _DAY_S:g} days"
+        means = "what somebody deletes on purpose can be gone before a prune would have removed it"
+        yield Diagnosis(LOCK, Grade.WARNING, what, means, "mlsync bucket apply --lock-days sets a longer one")
     else:
         yield Diagnosis(LOCK, Grade.FINE, f"on: nobody deletes a new object for {lock}")
 
@@ -86,6 +105,80 @@ def lifecycle_found(rules: Sequence[LifecycleRule], prefix: str) -> Iterator[Dia
             yield Diagnosis(LIFECYCLE, Grade.WARNING, what, means, "limit the rule to the prefix of the packs")
     if not found:
         yield Diagnosis(LIFECYCLE, Grade.FINE, "no rule deletes or hides objects of the repository")
+
+
+def diagnose_encryption(bucket: BucketInspection) -> Iterator[Diagnosis]:
+    """Yield whether the server encrypts what it stores, and whether the key for that works."""
+    kind, key = bucket.encryption()
+    if not kind:
+        means = "mlsync seals everything itself; the server adds nothing to that, which a rule of yours may ask for"
+        yield Diagnosis(ENCRYPTION, Grade.WARNING, "the bucket has no default encryption", means, "mlsync bucket apply")
+        return
+    if not kind.startswith("aws:kms") or not key:
+        yield Diagnosis(ENCRYPTION, Grade.FINE, f"the server encrypts new objects: {kind}")
+        return
+    try:
+        fault = bucket.key_fault(key)
+    except StoreError as error:
+        yield Diagnosis(
+            ENCRYPTION, Grade.FINE, f"the server encrypts new objects by {key}; not asked of KMS: {error.what}"
+        )
+        return
+    if fault is None:
+        yield Diagnosis(ENCRYPTION, Grade.FINE, f"the server encrypts new objects by {key}, which works")
+    else:
+        means = "nothing can be stored, and what it encrypted cannot be read"
+        advice = "enable the key or cancel its deletion, while that is possible; or mlsync bucket apply --sse-kms-key"
+        yield Diagnosis(ENCRYPTION, Grade.GRAVE, f"the key {key} cannot be used: {fault}", means, advice)
+
+
+def diagnose_replication(bucket: BucketInspection) -> Iterator[Diagnosis]:
+    """Yield whether a second bucket gets a copy, and what would keep it from that."""
+    rules = bucket.replication()
+    if not rules:
+        advice = "mlsync bucket apply --replicate-to s3://OTHER, or mlsync copy --to, makes a second copy"
+        yield Diagnosis(REPLICATION, Grade.FINE, "none: this bucket has the only copy", advice=advice)
+        return
+    means, advice = "new objects are not copied", "mlsync bucket apply turns versioning on in both"
+    if not bucket.keeps_versions():
+        what = "the bucket replicates, but keeps no versions, which replication needs"
+        yield Diagnosis(REPLICATION, Grade.WARNING, what, means, advice)
+    for rule in rules:
+        try:
+            other = bucket.other(rule.bucket)
+        except StoreError as error:
+            what = f"rule {rule.name!r} copies to {rule.bucket}, which cannot be looked at: {error.what}"
+            yield Diagnosis(
+                REPLICATION, Grade.WARNING, what, "whether anything is copied is not known", error.advice or ""
+            )
+            continue
+        try:
+            if other.keeps_versions():
+                yield Diagnosis(REPLICATION, Grade.FINE, f"new objects are copied to {rule.bucket} ({other.region()})")
+            else:
+                what = f"rule {rule.name!r} copies to {rule.bucket}, which keeps no versions"
+                yield Diagnosis(REPLICATION, Grade.WARNING, what, means, advice)
+        finally:
+            other.close()
+
+
+def diagnose_place(bucket: BucketInspection) -> Iterator[Diagnosis]:
+    """Yield whether the bucket is where and whose it should be."""
+    found = list(_place_found(bucket))
+    yield from found
+    if not found:
+        yield Diagnosis(PLACE, Grade.FINE, "as they were asked for")
+
+
+def _place_found(bucket: BucketInspection) -> Iterator[Diagnosis]:
+    if region := bucket.wrong_region():
+        what = f"the bucket is in {region}, and not in the region that is configured"
+        means = "requests are redirected, or refused"
+        yield Diagnosis(PLACE, Grade.WARNING, what, means, f'region = "{region}" under [s3], or --region {region}')
+    if bucket.is_anothers():
+        what = "the bucket is another account's than these credentials"
+        means = "its owner reads sizes and times, can delete every version, and can close it to you"
+        yield Diagnosis(PLACE, Grade.WARNING, what, means, "if that is not meant, make a bucket of your own")
 
 
 def _meets(begin: str, key: str) -> bool:

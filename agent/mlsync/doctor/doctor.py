@@ -103,7 +103,7 @@ def _checks_of_store(config: Config, *, writes: bool) -> Iterator[Check]:
     )
     yield Check(store.KEY_SLOTS, lambda: store.diagnose_key_slots(opened()))
     if is_bucket:
-        yield from _checks_of_bucket(asked)
+        yield from _checks_of_bucket(asked, config)
 
 
 def _opened(config: Config) -> Store:
@@ -118,14 +118,16 @@ def _inspection(config: Config) -> BucketInspection:
     return BucketInspection(config.repository, store_options(config))
 
 
-def _checks_of_bucket(asked: Callable[[], BucketInspection]) -> Iterator[Check]:
+def _checks_of_bucket(asked: Callable[[], BucketInspection], config: Config) -> Iterator[Check]:
     from mlsync.doctor import bucket, store
 
     yield Check(store.CLOCK, lambda: [store.diagnose_clock(asked().ahead_s())])
-    yield Check(bucket.PUBLIC, lambda: bucket.diagnose_public(asked()))
-    yield Check(bucket.VERSIONS, lambda: bucket.diagnose_versions(asked()))
-    yield Check(bucket.LOCK, lambda: bucket.diagnose_lock(asked()))
-    yield Check(bucket.LIFECYCLE, lambda: bucket.diagnose_lifecycle(asked()))
+    yield from bucket.checks_of_bucket(asked, longest_grace_s(config))
+
+
+def longest_grace_s(config: Config) -> float:
+    """Return how long what is forgotten waits: of several runs' graces the longest."""
+    return max(config.retention.grace_s, *(watch.retention.grace_s for watch in config.watches), 0.0)
 
 
 class _Once(Generic[T]):

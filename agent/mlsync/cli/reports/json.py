@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     # Only for annotations: no command pays for the imports of another one.
     from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
+    from mlsync.bucket.apply import BucketApplied
+    from mlsync.bucket.facts import BucketFacts
+    from mlsync.bucket.plan import Seen
+    from mlsync.bucket.providers import Provider
+    from mlsync.bucket.steps import BucketPlan
     from mlsync.cli.reports.fleet_report import FleetRun
     from mlsync.cli.reports.resuming import Resume
     from mlsync.config.model import RetentionSettings
@@ -864,6 +869,67 @@ def doctor_json(repository: str, found: Sequence[Diagnosis]) -> dict[str, object
             for one in found
         ],
     }
+
+
+def bucket_plan_json(
+    seen: Seen, plan: BucketPlan, applied: BucketApplied | None, after: BucketPlan
+) -> dict[str, object]:
+    """Return the value of ``mlsync bucket plan`` and ``apply``: *after* is what is left to do."""
+    failed = [] if applied is None else applied.failed
+    return {
+        "bucket": seen.first.bucket,
+        "region": seen.region,
+        "server": seen.provider.name,
+        "second_bucket": None if seen.second is None else seen.second.bucket,
+        "second_region": seen.second_region,
+        "change_count": len(plan.changes),
+        "applied": applied is not None,
+        "left_count": len(after.open),
+        "steps": [
+            {
+                "bucket": step.bucket or None,
+                "setting": step.name,
+                "changes": step.is_change,
+                "lines": [{"mark": line.mark.value, "text": line.text} for line in step.lines],
+                "document": dict(step.document),
+            }
+            for step in plan.steps
+        ],
+        "notes": list(plan.notes),
+        "failed": [{"bucket": step.bucket or None, "setting": step.name, "why": why} for step, why in failed],
+    }
+
+
+def bucket_show_json(facts: BucketFacts, provider: Provider, found: Sequence[Diagnosis]) -> dict[str, object]:
+    """Return the value of ``mlsync bucket show``."""
+    return {
+        "bucket": facts.bucket,
+        "region": facts.region,
+        "server": provider.name,
+        "settings": [
+            {
+                "setting": setting.value,
+                "known": answer.is_known,
+                "lacking": answer.is_lacking,
+                "document": json_document(answer.document),
+            }
+            for setting, answer in facts.answers.items()
+        ],
+        "findings": doctor_json(facts.bucket, found)["findings"],
+    }
+
+
+def json_document(value: Mapping[str, object]) -> dict[str, object]:
+    """Return a document of AWS's API as JSON has it: moments are text."""
+    return {name: _plain(one) for name, one in value.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return json_document(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def notify_json(answers: Sequence[tuple[NotifySettings, Receipt]]) -> dict[str, object]:

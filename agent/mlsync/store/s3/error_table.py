@@ -78,6 +78,21 @@ RIGHTS = {
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
     "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "HeadBucket": "s3:ListBucket",
+    "CreateBucket": "s3:CreateBucket",
+    "GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
+    "PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
+    "PutBucketVersioning": "s3:PutBucketVersioning",
+    "GetBucketEncryption": "s3:GetEncryptionConfiguration",
+    "PutBucketEncryption": "s3:PutEncryptionConfiguration",
+    "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "DeleteBucketLifecycle": "s3:PutLifecycleConfiguration",
+    "PutObjectLockConfiguration": "s3:PutBucketObjectLockConfiguration",
+    "GetBucketPolicy": "s3:GetBucketPolicy",
+    "PutBucketPolicy": "s3:PutBucketPolicy",
+    "GetBucketReplication": "s3:GetReplicationConfiguration",
+    "PutBucketReplication": "s3:PutReplicationConfiguration and iam:PassRole",
+    "DeleteBucketReplication": "s3:PutReplicationConfiguration",
 }
 _CLOCK = Translation(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
 REGION = Translation(errors.StoreLocationInvalid, False, "set the bucket's own region")
@@ -86,6 +101,7 @@ _FULL = Translation(errors.StoreFull, False, "free some room, or have the quota 
 _NO_BUCKET = Translation(
     errors.StoreLocationInvalid, False, "make the bucket first, or check its name and the endpoint"
 )
+_NAME_TAKEN = Translation(errors.StoreDenied, False, "choose another name for the bucket")
 _PROFILE = Translation(errors.StoreLocationInvalid, False, "fix the profile in ~/.aws/config, or name another one")
 _NEEDS_CHECKSUM = (
     "if the bucket demands checksums or signed bodies, set payload_signing = always; if it is set already, the "
@@ -125,6 +141,9 @@ BY_CODE: dict[str, Translation] = {
     "NoSuchUpload": _MISSING,  # aborted, or completed by a try whose answer was lost
     "NoSuchBucket": _NO_BUCKET,
     "InvalidBucketName": _NO_BUCKET,
+    "BucketAlreadyExists": _NAME_TAKEN,
+    "BucketAlreadyOwnedByYou": _NAME_TAKEN,
+    "InvalidBucketState": Translation(errors.StoreBroken, False, "object lock needs versioning; turn that on first"),
     "InvalidAccessKeyId": _BAD_KEY_ID,
     "SignatureDoesNotMatch": _BAD_SECRET,
     "AuthorizationHeaderMalformed": REGION,  # signed for another region

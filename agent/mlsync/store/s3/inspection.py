@@ -5,29 +5,27 @@ Nothing here writes. Each question is one or two requests, which need rights tha
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from botocore import UNSIGNED
 from botocore.exceptions import ClientError
 
 from mlsync import errors
 from mlsync.store.base import MARKER
-from mlsync.store.location import bucket_and_prefix
 from mlsync.store.options import StoreOptions
+from mlsync.store.s3.account import Account
 from mlsync.store.s3.client import Client, make_client
-from mlsync.store.s3.errors import code_of, status_of, translating
+from mlsync.store.s3.errors import status_of, translating
+from mlsync.store.s3.settings import BucketSettings, Setting, lacks
 
-_NOT_SET: Final = {
-    "NoSuchLifecycleConfiguration",
-    "ObjectLockConfigurationNotFoundError",
-    "NoSuchObjectLockConfiguration",
-    "NoSuchBucketPolicy",
-}
+T = TypeVar("T")
 _REFUSED: Final = (401, 403)
 _NOT_FOUND: Final = 404
 # Classes whose objects are read as any other.
@@ -50,13 +48,28 @@ class LifecycleRule:
     is_narrow: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicationRule:
+    """An enabled rule that copies new objects to another bucket."""
+
+    name: str
+    prefix: str
+    bucket: str
+
+
 class BucketInspection:
     """Asks a bucket what it is set to; every method raises a ``StoreError`` if the answer cannot be had."""
 
     def __init__(self, url: str, options: StoreOptions) -> None:
-        self._bucket, self.prefix = bucket_and_prefix(url)
+        self._settings = BucketSettings(url, options)
+        self._bucket, self.prefix = self._settings.bucket, self._settings.prefix
         self._location = url
-        self._client = Client(options, url)
+        self._asked_region = options.region
+        self._endpoint_url = options.endpoint_url
+
+    @property
+    def _client(self) -> Client:
+        return self._settings.client
 
     def ahead_s(self, wall: Callable[[], float] = time.time) -> float:
         """Return how far the server's clock is ahead of this machine's, to a second or two."""
@@ -101,14 +114,14 @@ class BucketInspection:
 
     def keeps_versions(self) -> bool:
         """Return whether an overwritten or deleted object stays as a noncurrent version."""
-        return self._ask("get_bucket_versioning").get("Status") == "Enabled"
+        return self._read(Setting.VERSIONS).get("Status") == "Enabled"
 
     def lock(self) -> str | None:
         """Return how long new objects are locked, in words, or ``None``; empty where a lock is on without a rule."""
-        found = self._setting("get_object_lock_configuration").get("ObjectLockConfiguration", {})
+        found = self._read(Setting.LOCK)
         if found.get("ObjectLockEnabled") != "Enabled":
             return None
-        rule = found.get("Rule", {}).get("DefaultRetention", {})
+        rule = (found.get("Rule") or {}).get("DefaultRetention") or {}
         if not rule:
             return ""
         span = f"{rule['Days']} days" if rule.get("Days") else f"{rule.get('Years')} years"
@@ -116,24 +129,76 @@ class BucketInspection:
 
     def lifecycle(self) -> list[LifecycleRule]:
         """Return the enabled rules of the bucket's lifecycle that delete or move current objects."""
-        rules = self._setting("get_bucket_lifecycle_configuration").get("Rules", [])
+        rules = self._read(Setting.LIFECYCLE).get("Rules", [])
         found = [_rule(rule) for rule in rules if rule.get("Status") == "Enabled"]
         return [rule for rule in found if rule.expires or rule.moves]
 
+    def encryption(self) -> tuple[str, str]:
+        """Return how new objects are encrypted, and by which key of KMS; empty for none."""
+        rules = self._read(Setting.ENCRYPTION).get("Rules") or [{}]
+        found = rules[0].get("ApplyServerSideEncryptionByDefault") or {}
+        return str(found.get("SSEAlgorithm") or ""), str(found.get("KMSMasterKeyID") or "")
+
+    def key_fault(self, key: str) -> str | None:
+        """Return why a key of KMS encrypts nothing, ``None`` if it does."""
+        return self._with_account(lambda account: account.key_fault(key, self.region()))
+
+    def replication(self) -> list[ReplicationRule]:
+        """Return the enabled rules that copy objects of the repository to another bucket."""
+        rules = self._read(Setting.REPLICATION).get("Rules", [])
+        found = [_replication_rule(rule) for rule in rules if rule.get("Status") == "Enabled"]
+        return [one for one in found if f"{self.prefix}/".lstrip("/").startswith(one.prefix)]
+
+    def other(self, bucket: str) -> BucketInspection:
+        """Return who asks another bucket of the same server."""
+        options = replace(self._client.options, region=None, endpoint_url=self._endpoint_url)
+        found = BucketInspection(f"s3://{bucket}/{self.prefix}".rstrip("/"), options)
+        found.region()
+        return found
+
+    def region(self) -> str:
+        """Return where the bucket is; further requests go there."""
+        found = self._settings.region()
+        if found is None:
+            raise errors.StoreLocationInvalid("there is no such bucket", where=self._location)
+        return found
+
+    def wrong_region(self) -> str | None:
+        """Return where the bucket is if another region was asked for, else ``None``."""
+        found = self.region() if self._asked_region and self._is_aws() else None
+        return found if found != self._asked_region else None
+
+    def is_anothers(self) -> bool:
+        """Return whether the bucket is another account's than these credentials."""
+        if not self._is_aws():
+            return False
+        number = self._with_account(lambda account: account.number())
+        return not self._settings.belongs_to(number)
+
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._settings.close()
 
-    def _setting(self, operation: str) -> Mapping[str, Any]:
-        """Return what is set, empty if nothing is."""
-        with translating(self._location):
-            try:
-                answer: Mapping[str, Any] = self._client.call(operation, {"Bucket": self._bucket})
-            except ClientError as error:
-                if code_of(error) in _NOT_SET:
-                    return {}
-                raise
-        return answer
+    def _is_aws(self) -> bool:
+        """Return whether the server is AWS, whose account numbers and regions mean something."""
+        host = urlsplit(self._endpoint_url or "").hostname or "amazonaws.com"
+        return re.fullmatch(r"(.*\.)?amazonaws\.com(\.cn)?", host) is not None
+
+    def _with_account(self, ask: Callable[[Account], T]) -> T:
+        account = Account(self._client.options, None if self._is_aws() else self._endpoint_url)
+        try:
+            return ask(account)
+        finally:
+            account.close()
+
+    def _read(self, setting: Setting) -> Mapping[str, Any]:
+        """Return what is set, empty if nothing is or the server has no such setting."""
+        try:
+            return self._settings.read(setting)
+        except errors.StoreError as error:
+            if lacks(error):
+                return {}
+            raise
 
     def _ask(self, operation: str, **more: object) -> Mapping[str, Any]:
         with translating(self._location):
@@ -153,6 +218,13 @@ def _rule(rule: Mapping[str, Any]) -> LifecycleRule:
     cold = [one for one in rule.get("Transitions") or () if one.get("StorageClass") not in _WARM]
     moves = ", ".join(f"to {one.get('StorageClass')} {_when(one)}" for one in cold)
     return LifecycleRule(str(rule.get("ID") or "without a name"), str(prefix), expires, moves, is_narrow)
+
+
+def _replication_rule(rule: Mapping[str, Any]) -> ReplicationRule:
+    chosen = rule.get("Filter") or {}
+    prefix = rule.get("Prefix") or chosen.get("Prefix") or (chosen.get("And") or {}).get("Prefix") or ""
+    target = str((rule.get("Destination") or {}).get("Bucket") or "").rpartition(":::")[2]
+    return ReplicationRule(str(rule.get("ID") or "without a name"), str(prefix), target)
 
 
 def _when(rule: Mapping[str, Any]) -> str:
