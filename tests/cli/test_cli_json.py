@@ -326,6 +326,31 @@ def test_an_extended_lock_is_as_documented():
     )
 
 
+def test_a_copy_is_as_documented(saved):
+    """A copy of some versions, one that fails, one that finds the mirror ahead, and the check of a mirror."""
+    (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")
+    saved.good("backup")
+    copy = ("copy", "--to", saved.base / "mirror", "--create", "--json")
+    compare("mlsync copy", saved.good(*copy, "--version", "2").json(), "copy")
+    compare("mlsync check", saved.good("check", "--repo", saved.base / "mirror", "--json").json(), "check")
+    pack = max(saved.repository.glob("packs/*/*"), key=lambda path: path.stat().st_mtime_ns)
+    content = pack.read_bytes()
+    pack.unlink()
+    values = json.loads(saved.run(*copy).out.splitlines()[0])
+    compare("mlsync copy", values, "copy")
+    assert values["left_out"]
+    pack.write_bytes(content)
+    saved.good(*copy)
+    for kind in ("versions", "copies"):
+        saved.object(f"{kind}/*/0000000003").unlink()
+    mirror = saved.base / "mirror"
+    next(mirror.glob("versions/*/0000000002")).write_bytes(b"another")
+    values = json.loads(saved.run(*copy, "--accept-rollback").out.splitlines()[0])
+    compare("mlsync copy", values, "copy")
+    assert values["conflicts"]
+    assert values["ahead"]
+
+
 def test_a_prune_is_as_documented(saved):
     """What would go, what goes, and what keeps a prune from deleting have the documented fields."""
     (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")

@@ -169,6 +169,7 @@ def _print(result: CheckResult, *, quiet: bool) -> None:
         return
     for oddity in result.oddities:
         output.say_wrapped(f"{oddity.key}: {oddity.text}")
+    _print_omitted(result)
     read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
     unused = f", {output.count(result.unused_packs, 'pack')} unused" if result.unused_packs else ""
     verdict = output.count(len(result.problems), "problem") if result.problems else "no problem"
@@ -181,6 +182,14 @@ def _print(result: CheckResult, *, quiet: bool) -> None:
         f"{output.count(result.pack_count, 'pack')} ({output.size(result.pack_bytes)}), "
         f"{output.count(result.chunk_count, 'chunk')}{read}{unused}: {verdict}"
     )
+
+
+def _print_omitted(result: CheckResult) -> None:
+    """Say which versions whoever made this mirror left out."""
+    for run, ranges in result.omitted.items():
+        shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_VERSIONS_SHOWN]]
+        more = len(ranges) - len(shown)
+        output.say_wrapped(f"{run}: not copied to this mirror: {', '.join(shown)}{f' and {more} more' if more else ''}")
 
 
 def _touches(problem: Problem) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from mlsync.app.flow_options import store_options
+from mlsync.app.second_copy import is_within
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.limits import limit_download_option, limit_upload_option, limited
 from mlsync.cli.arguments.options import VERSION_WORDS, Common, checked_version, common_options, run_option
@@ -88,20 +89,10 @@ def export_command(
             output.say_line(f"{one.where}  {output.size(one.size_bytes)}{'' if one.is_new else '  was there'}")
 
 
-def _is_within(target: str, config: Config) -> bool:
-    """Return whether a place is the repository's or below it."""
-    if config.repository_directory is None:
-        return f"{target.rstrip('/')}/".startswith(f"{config.repository.rstrip('/')}/")
-    if target.startswith("s3:"):
-        return False
-    own = os.path.realpath(config.repository_directory)
-    return os.path.commonpath((own, os.path.realpath(target.removeprefix("file://")))) == own
-
-
 @contextmanager
 def _place(target: str, config: Config, monitor: Monitor) -> Iterator[CopyPlace]:
     """Yield where copies go; raise ``ConfigInvalid`` for a place inside the repository, and for what is no place."""
-    if _is_within(target, config):
+    if is_within(target, config):
         what = "the target is inside the repository, which holds nothing but what mlsync makes"
         raise ConfigInvalid(what, where=target, advice="give another --to")
     if target.startswith("s3:"):

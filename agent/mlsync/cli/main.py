@@ -32,7 +32,7 @@ GROUPS: Final = {
     "Every day": ("run", "backup", "now", "agent", "restore"),
     "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
     "Care": (
-        *("pin", "unpin", "forget", "unforget", "prune"),
+        *("pin", "unpin", "forget", "unforget", "prune", "copy"),
         *(
             "bucket",
             "doctor",

@@ -28,6 +28,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "unforget": "Bring forgotten versions back.",
     "prune": "Delete what no version needs.",
     "bucket": "Set up a bucket, and a second one with a copy.",
+    "copy": "Copy versions to a second place, a mirror.",
     "doctor": "Look at disks, store, rights, clock and keys.",
     "notify": "Try the channels that are told of events.",
     "check": "Check every object of the repository.",

@@ -310,8 +310,9 @@ class _Copier:
 
     def _fault_of(self, one: Planned, failed: dict[bytes, Error], marked: set[bytes]) -> str | None:
         """Return why a version cannot be listed in the mirror; ``None`` if all that it needs was seen there."""
-        for pack_id in one.needs.packs:
-            fault = self._fault_of_pack(pack_id, failed, marked)
+        # All of them are looked at, so that each pack that is another one is named.
+        faults = [self._fault_of_pack(pack_id, failed, marked) for pack_id in sorted(one.needs.packs)]
+        for fault in faults:
             if fault is not None:
                 return fault
         try:
@@ -330,7 +331,7 @@ class _Copier:
         elif pack_id not in self._packs.there:
             fault = f"the mirror lacks a pack: {names.pack(pack_id)}"
         elif self._packs.is_other(pack_id):
-            self._conflict(names.pack(pack_id), "the mirror's pack has another size")
+            self._conflict(names.pack(pack_id), "the mirror's pack has another size; remove it there, and copy again")
             fault = "a pack of it is another one in the mirror"
         elif pack_id in marked:
             fault = "the mirror is about to delete a pack of it: prune the mirror, and copy again afterwards"

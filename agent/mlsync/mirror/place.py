@@ -33,7 +33,8 @@ from mlsync.repository.repository import Repository
 from mlsync.store.base import Store
 
 _NOTHING_WRITTEN: Final = "nothing was written there"
-_MAKE: Final = "if its disk is there and this is the right place, the first copy makes it: --create"
+#: What to do about a place without a mirror.
+MAKE_ADVICE: Final = "if its disk is there and this is the right place, the first copy makes it: --create"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def look(source: Repository, target: Store, *, create: bool) -> MirrorPlace:
         found = Repository.look(target)
     except RepositoryMissing as error:
         if not create:
-            raise RepositoryMissing("there is no mirror", where=target.url, advice=_MAKE) from error
+            raise RepositoryMissing("there is no mirror", where=target.url, advice=MAKE_ADVICE) from error
         _refuse_parts_of_another(source, target)
         return MirrorPlace(Repository(target, source.keys, conditional_create=target.conditional_create), is_new=True)
     if found.repository_id != source.repository_id:

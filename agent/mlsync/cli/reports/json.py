@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlsync.doctor.findings import Diagnosis
     from mlsync.errors import Error
     from mlsync.formats.layout import Tensor
+    from mlsync.mirror.account import CopyResult
     from mlsync.proving.evaluate import Evaluated
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
     from mlsync.service.talk.ask_now import AskedPass
+    from mlsync.store.counting import CountingStore
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.discard import Discarding
@@ -659,6 +661,10 @@ def check_json(
         "unchecked": _problems_json(result.unchecked),
         "oddities": _problems_json(result.oddities),
         "uncopied": _versions_json(result.uncopied),
+        "omitted": [
+            {"run": run, "ranges": [{"first": first, "last": last} for first, last in ranges]}
+            for run, ranges in result.omitted.items()
+        ],
         "lock": None if extended is None else _lock_json(extended),
         "healing": None if healed is None else _healing_json(healed, is_dry_run=dry_run),
     }
@@ -693,6 +699,44 @@ def _healing_json(healed: HealResult, *, is_dry_run: bool) -> dict[str, object]:
         ],
         "failed": [{"object": key, "why": why} for key, why in healed.failed.items()],
     }
+
+
+def copy_json(result: CopyResult, source: CountingStore, mirror: CountingStore, seconds: float) -> dict[str, object]:
+    """Return the value of ``mlsync copy``."""
+    return {
+        "dry_run": result.is_dry,
+        "created": result.is_new,
+        "versions": _versions_json(result.versions),
+        "there_count": result.there_count,
+        "pack_count": result.pack_count,
+        "size_bytes": result.size_bytes,
+        "server_side_bytes": result.server_side_bytes,
+        "verified_bytes": result.verified_bytes,
+        "object_count": result.object_count,
+        "left_out": [{"run": one.run, "version": one.number, "why": one.why} for one in result.left_out],
+        "conflicts": [{"object": one.key, "text": one.why} for one in result.conflicts],
+        "ahead": _numbers_json(result.ahead),
+        "omitted": _numbers_json(result.omitted),
+        "removed": _numbers_json(result.removed),
+        "lag": [
+            {
+                "run": run,
+                "newest": lag.newest,
+                "copied": lag.copied or None,
+                "version_count": lag.version_count,
+                "seconds": round(lag.age_s, 3),
+            }
+            for run, lag in result.lag.items()
+        ],
+        "stale_key_slots": list(result.stale_slots),
+        "requests": sum(source.calls.values()),
+        "mirror_requests": sum(mirror.calls.values()),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _numbers_json(found: Mapping[str, Sequence[int]]) -> list[dict[str, object]]:
+    return [{"run": run, "versions": list(numbers)} for run, numbers in found.items()]
 
 
 def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
