@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from mlsync.app.forecast import Forecast, Speed, duration
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.app.forecast import Forecast, ForecastTask, Speed, duration
 from mlsync.app.wrapping import cells
 from mlsync.cli.terminal import live_line
 from mlsync.cli.terminal.live_line import LiveLine, interruption, may_draw
@@ -269,12 +270,39 @@ def test_the_speed_is_that_of_the_last_seconds():
         speed.sample(done, float(second))
     assert speed.rate(done, 39.0) == pytest.approx(10, rel=0.2)
     assert Speed(10.0).rate(5, 1.0) is None
+    fresh = Speed(10.0)
+    fresh.sample(5, 7.0)
+    assert fresh.rate(15, 7.9) is None
+    assert fresh.rate(15, 8.0) == 10.0
+    assert fresh.rate(15, 11.0, after_s=5.0) is None
+
+
+def test_only_so_many_samples_are_kept():
+    """One for each half second, or a twentieth of a short window, and one that is older than the window."""
+    speed = Speed(10.0)
+    for hundredth in range(4000):
+        speed.sample(hundredth, hundredth / 100)
+    times = [round(at_s, 2) for at_s, _ in speed._samples]
+    assert times == [29.5 + 0.5 * number for number in range(21)]
+
+
+def test_a_forecast_counts_from_its_own_beginning():
+    """A machine that has been up for weeks foretells like a fresh one; only bytes are foretold."""
+    total = 120 * (1 << 20) * 840
+    said = run(Forecast("yolo: reading", total), 120 << 20, 800, begin=3_000_000.0)
+    assert said == ["yolo: reading: about 14 minutes, at 120.0 MiB/s"]
+    assert run(Forecast("yolo: reading", 1000 << 20), 1 << 10, 60, begin=3_000_000.0) == []
+    monitor = RecordingMonitor()
+    assert ForecastTask(monitor, "yolo: files", 10**9, "files")._forecast is None
+    assert ForecastTask(monitor, "yolo: reading", None, "B")._forecast is None
+    assert ForecastTask(monitor, "yolo: reading", 10**9, "B")._forecast is not None
 
 
 def test_lengths_of_time():
     """They are as exact as a forecast: tens of seconds, minutes, hours, days."""
     times = {3: "10 seconds", 64: "60 seconds", 119: "120 seconds", 850: "14 minutes", 7000: "117 minutes"}
-    times |= {9000: "2.5 hours", 400_000: "4.6 days"}
+    times |= {9000: "2.5 hours", 400_000: "4.6 days", 120: "2 minutes", 7200: "2.0 hours", 172_800: "2.0 days"}
+    times |= {7199: "120 minutes", 172_000: "47.8 hours", 200_000: "2.3 days", 1: "10 seconds", 180: "3 minutes"}
     assert {seconds: duration(seconds) for seconds in times} == times
 
 

@@ -10,6 +10,7 @@ from flow_parts import RUN, World, small_checkpoint
 from mlsync.errors import (
     CheckpointBroken,
     ConfigInvalid,
+    DecisionsHidden,
     NotProvedYet,
     PathMissing,
     RegistryAway,
@@ -236,6 +237,28 @@ def test_a_forgotten_version_comes_back(world, registry):
     assert find_decided(world.repository, RUN).forgotten == {}
 
 
+def test_nothing_is_held_or_let_go_beside_a_hidden_decision(world, registry):
+    """A store that hides what a version names might hide a hold: unless that is accepted, nothing is decided."""
+    registered(world, registry, 1)
+    world.write("log.txt", b"3")
+    world.backup()
+    (newest,) = [info.key for info in world.store.list("decisions/")]
+    world.store.delete(newest)
+    stored = world.repository.stored(RUN, 2)
+    at = ("http://h", "yolo", 9, b"")
+    with pytest.raises(DecisionsHidden):
+        hold(world.repository, stored, at, BY)
+    assert hold(world.repository, stored, at, BY, accept_hidden=True).uri == "models:/yolo/9"
+    world.write("log.txt", b"4")
+    world.backup()
+    for info in list(world.store.list("decisions/")):
+        world.store.delete(info.key)
+    with pytest.raises(DecisionsHidden):
+        let_go(world.repository, RUN, 2, None, BY)
+    with pytest.raises(VersionMissing):
+        let_go(world.repository, RUN, 2, None, BY, accept_hidden=True)
+
+
 def test_a_number_that_mlflow_lost_is_replaced(world, registry, mlflow):
     """The models' version was deleted there: the next one takes its place here."""
     registered(world, registry)
@@ -251,6 +274,7 @@ def test_letting_go_names_what_there_is(world, registry):
         with pytest.raises(VersionMissing, match="not registered") as caught:
             let_go(world.repository, RUN, number, model, BY)
         assert "2 as models:/yolo/1" in caught.value.advice
+        assert caught.value.what.endswith("is not registered" + ("" if model is None else " as 'other'"))
     assert [one.uri for one in let_go(world.repository, RUN, 2, None, BY)] == ["models:/yolo/1"]
     assert held(world) == {}
 
