@@ -81,7 +81,7 @@ def limited(monkeypatch):
     stores = []
 
     def open_limited(**options):
-        stores.append(open_store("s3://bucket", StoreOptions(endpoint_url=server.endpoint_url, **options)))
+        stores.append(open_store("s3://bucket", StoreOptions(**{"endpoint_url": server.endpoint_url, **options})))
         return stores[-1], server
 
     yield open_limited
@@ -204,7 +204,7 @@ def test_a_setting_that_is_refused_leaves_creates_conditional(limited, create):
     server.requests.clear()
     store.put("repository", b"x")
     assert store.conditional_create
-    assert server.requests[-1][2]["If-None-Match"] == "*"
+    assert [headers["If-None-Match"] for method, _, headers in server.requests if method == "PUT"] == ["*"]
 
 
 def test_a_lock_that_is_about_to_end_is_extended_in_its_own_mode(lockable):
@@ -259,3 +259,190 @@ def test_a_right_that_is_missing_is_not_blamed_on_the_owner(limited):
         with pytest.raises(errors.StoreDenied, match="s3:PutObject"):
             store.put(MANIFEST, b"x")
     assert len(server.requests) == 4
+
+
+def refused(store, create="put"):
+    """What a refused create says."""
+    with pytest.raises(errors.StoreError) as caught:
+        store.put(MANIFEST, b"x") if create == "put" else in_parts(store, PACK)
+    return caught.value
+
+
+@pytest.mark.parametrize("create", ["put", "parts"])
+def test_a_lock_in_a_bucket_without_object_lock_is_named(bucket, create):
+    """The message names the setting, and what the bucket lacks."""
+    error = refused(bucket.open(object_lock=ObjectLock("governance", 30 * DAY_S)), create)
+    assert (error.exit_code, "object_lock under [s3]: the bucket must have been made" in str(error)) == (75, True)
+
+
+def test_a_lock_that_a_real_server_refuses_without_words_is_named(s3_server):
+    """A server that answers InvalidRequest and no more: the only setting is named."""
+    made = Bucket(s3_server)
+    try:
+        error = refused(made.open(object_lock=ObjectLock("governance", 30 * DAY_S)))
+        assert (error.exit_code, "object_lock under [s3]" in str(error)) == (75, True)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "create", "said"),
+    [
+        ({"storage_class": "WARM"}, "parts", "storage_class under [s3]: name a class that this server has"),
+        ({"storage_class_others": "WARM", "acl": "private"}, "put", "storage_class_others under [s3]: name a class"),
+        ({"sse": "aws:kms"}, "put", "sse under [s3]: this server wants the key named: set kms_key_id too"),
+        ({"sse": "aws:kms:dsse"}, "parts", "sse under [s3]: this server does not encrypt so"),
+        ({"tags": tuple((f"t{n}", "") for n in range(10))}, "put", "tags under [s3]: an object may have ten tags"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_setting_that_the_server_refuses_is_named(bucket, options, create, said):
+    """Each refusal of a server as AWS names the setting, and what to do; all leave creates conditional."""
+    store = bucket.open(**options)
+    error = refused(store, create)
+    assert (error.exit_code, said in str(error)) == (75, True), str(error)
+    assert store.conditional_create
+
+
+def kms_error(code, message):
+    """An answer as S3 gives it for a key of KMS."""
+    return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "exit_code", "said"),
+    [
+        (400, "KMS.DisabledException", "k is disabled.", 72, "enable the key of KMS"),
+        (400, "KMS.KMSInvalidStateException", "k is pending deletion.", 72, "enable the key of KMS"),
+        (400, "KMS.NotFoundException", "Key 'k' does not exist", 72, "a symmetric key of KMS in the bucket's region"),
+        (400, "KMS.NotFoundException", "Invalid arn eu-west-1", 72, "in the bucket's region"),
+        (
+            400,
+            "InvalidArgument",
+            "Invalid ARN of a KMS key",
+            75,
+            "kms_key_id under [s3]: name a key of the bucket's region",
+        ),
+        (
+            501,
+            "NotImplemented",
+            "A header you provided implies functionality that is not implemented",
+            76,
+            "it may be about",
+        ),
+        (
+            400,
+            "AccessControlListNotSupported",
+            "The bucket does not allow ACLs",
+            75,
+            "acl under [s3]: the bucket's owner",
+        ),
+        (400, "InvalidTag", "The TagValue you have provided is invalid", 75, "tags under [s3]: an object may"),
+        (
+            403,
+            "AccessDenied",
+            "Access Denied",
+            72,
+            "s3:PutObject, s3:PutObjectTagging (for tags), s3:PutObjectAcl (for acl), kms:",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_key_or_a_setting_is_named(limited, status, code, message, exit_code, said):
+    """A key that is disabled, missing, of another region, or not allowed: the message says which, and what to do."""
+    store, server = limited(sse="aws:kms", kms_key_id=KEY, tags=(), acl="private")
+    server.answer = lambda method, _path: (status, {}, kms_error(code, message)) if method == "PUT" else None
+    error = refused(store)
+    assert (error.exit_code, said in str(error)) == (exit_code, True), str(error)
+    assert message.rstrip(".") in str(error)
+    assert store.conditional_create
+
+
+def test_a_header_that_a_server_names_is_the_setting(limited):
+    """AWS names the header that it does not know."""
+    store, server = limited(sse="AES256", tags=())
+    body = b"<Error><Code>NotImplemented</Code><Message>no</Message><Header>x-amz-tagging</Header></Error>"
+    server.answer = lambda method, _path: (501, {}, body) if method == "PUT" else None
+    assert "tags under [s3]: an object may have ten" in str(refused(store))
+
+
+def test_settings_that_a_server_does_not_heed_are_told_once(limited):
+    """A server that takes what it does not know: one warning for each setting, for packs and for other objects."""
+    store, server = limited(
+        sse="AES256",
+        storage_class="STANDARD_IA",
+        storage_class_others="STANDARD",
+        tags=(("team", "vision"),),
+        object_lock=ObjectLock("governance", 30 * DAY_S),
+    )
+    said = []
+    store.configure(conditional_create=True, warn=said.append)
+    server.answer = lambda method, path: (
+        (501, {}, error_body("NotImplemented"))
+        if method == "GET" and path.endswith(("?tagging", "?retention"))
+        else None
+    )
+    for number in range(2):
+        store.put(f"versions/{RUN}/{number:010}", b"x")
+    assert [text.split(": ", 1)[1][:11] for text in said] == ["sse = AES25", "tags; rules", "object_lock"]
+    said.clear()
+    for number in range(2):
+        store.put(f"packs/0{number}/x", b"x")
+    assert [text.split(": ", 1)[1][:17] for text in said] == [
+        "sse = AES256 (it ",
+        "the storage class",
+        "tags; rules that ",
+        "object_lock: NEW ",
+    ]
+    assert sum(method == "HEAD" for method, _, _ in server.requests) == 2
+
+
+def test_what_may_not_be_seen_is_not_called_unheeded(limited):
+    """Credentials that may not see tags and locks are told nothing of them."""
+    store, server = limited(tags=(), object_lock=ObjectLock("governance", 30 * DAY_S))
+    said = []
+    store.configure(conditional_create=True, warn=said.append)
+    server.answer = lambda method, path: (
+        (403, {}, error_body("AccessDenied")) if method == "GET" and path.endswith(("?tagging", "?retention")) else None
+    )
+    store.put(MANIFEST, b"x")
+    assert said == []
+    assert len(server.requests) == 4
+
+
+def test_settings_that_a_server_heeds_are_not_told(lockable):
+    """A real server that does all of it gives no warning, for packs and for other objects."""
+    store = lockable.open(
+        sse="AES256",
+        storage_class="STANDARD_IA",
+        tags=(("team", "vision"),),
+        object_lock=ObjectLock("governance", 30 * DAY_S),
+    )
+    said = []
+    store.configure(conditional_create=True, warn=said.append)
+    store.put(MANIFEST, b"x")
+    in_parts(store, PACK)
+    assert said == []
+
+
+def test_a_server_that_forgets_tags_of_uploads_is_found_out(bucket):
+    """The server that plays AWS keeps tags of puts, and drops those of uploads in parts."""
+    store = bucket.open(tags=(("team", "vision"),))
+    said = []
+    store.configure(conditional_create=True, warn=said.append)
+    store.put(MANIFEST, b"x")
+    assert said == []
+    in_parts(store, PACK)
+    assert len(said) == 1
+
+
+def test_at_aws_a_refusal_may_be_for_want_of_a_payer(limited):
+    """A bucket that makes requesters pay says only that access is denied; who pays already reads nothing of it."""
+    for options, is_said in (({}, True), ({"requester_pays": True}, False)):
+        store, server = limited(endpoint_url=None, region="us-east-1", **options)
+        assert store._client.may_lack_payer == is_said
+        store, server = limited(**options)
+        store._client.may_lack_payer = is_said
+        server.answer = lambda _method, _path: (403, {}, error_body("AccessDenied"))
+        with pytest.raises(errors.StoreDenied) as caught:
+            store.get("repository", limit_bytes=1)
+        assert ("requester_pays = true under [s3]" in str(caught.value)) == is_said

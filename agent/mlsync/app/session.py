@@ -208,6 +208,7 @@ class Session:
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
+            store.configure(conditional_create=True, warn=lambda text: monitor.notice("warning", text))
             # Through the layer that retries: a store may fail once at the first write to a new bucket.
             conditional_create = store.probe()
             if not conditional_create:

@@ -18,12 +18,13 @@ from mlsync.store.s3.clock import ServerClock
 from mlsync.store.s3.connection import make_cuttable
 from mlsync.store.s3.credentials import SignIn, are_renewed
 from mlsync.store.s3.error_table import OF_ANOTHER, Explained
-from mlsync.store.s3.errors import is_transient, refuses_path_form, status_of, translating
+from mlsync.store.s3.errors import MAY_LACK_PAYER, is_transient, refuses_path_form, status_of, translating
 
 _CONNECT_TIMEOUT_S: Final = 10
 # A transfer that moves no byte for so long is cut and tried again: a connection may hang forever.
 _READ_TIMEOUT_S: Final = 30
 _CONNECTIONS_MAX: Final = 32
+_AWS: Final = ".amazonaws.com"
 _OK: Final = 200
 _FORBIDDEN: Final = 403
 _DEFAULT_REGION: Final = "us-east-1"
@@ -48,6 +49,8 @@ class Client:
         self._always = _always(options)
         self.endpoint: str = urlsplit(self.botocore.meta.endpoint_url).netloc
         self._belongs_elsewhere: bool | None = None
+        # A bucket that makes requesters pay refuses like one that denies a right.
+        self.may_lack_payer = _AWS in self.botocore.meta.endpoint_url and not options.requester_pays
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Return botocore's answer.
@@ -64,6 +67,8 @@ class Client:
             if status_of(error) == _FORBIDDEN and self._is_of_another(str(arguments.get("Bucket"))):
                 what = f"the bucket belongs to another account than {self._options.expected_bucket_owner}"
                 raise Explained(what, OF_ANOTHER) from error
+            if self.may_lack_payer:
+                error.response.setdefault("ResponseMetadata", {})[MAY_LACK_PAYER] = True
             if self._options.addressing != "auto" or not refuses_path_form(error):
                 raise
             self._use_virtual_form()

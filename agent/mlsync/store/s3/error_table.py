@@ -97,6 +97,14 @@ RIGHTS = {
 _CLOCK = Translation(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
 REGION = Translation(errors.StoreLocationInvalid, False, "set the bucket's own region")
 OF_ANOTHER = Translation(errors.BucketOfAnother, False, errors.BucketOfAnother.usual_advice)
+_KMS_DISABLED = Translation(
+    errors.StoreDenied,
+    False,
+    "enable the key of KMS by which these objects are encrypted; for new ones kms_key_id under [s3] may name another",
+)
+_KMS_MISSING = Translation(
+    errors.StoreDenied, False, "set kms_key_id under [s3] to a symmetric key of KMS in the bucket's region"
+)
 _FULL = Translation(errors.StoreFull, False, "free some room, or have the quota raised")
 _NO_BUCKET = Translation(
     errors.StoreLocationInvalid, False, "make the bucket first, or check its name and the endpoint"
@@ -163,6 +171,11 @@ BY_CODE: dict[str, Translation] = {
     ),
     "InvalidObjectState": Translation(errors.ObjectArchived, False, ARCHIVED_ADVICE),
     **dict.fromkeys(PATH_FORM_REFUSED, _ADDRESSING),
+    # What S3 hands on of KMS, when it writes or reads.
+    "KMS.DisabledException": _KMS_DISABLED,
+    "KMS.NotFoundException": _KMS_MISSING,
+    "KMS.KMSInvalidStateException": _KMS_DISABLED,
+    "KMS.InvalidKeyUsageException": _KMS_MISSING,
     "QuotaExceeded": _FULL,
     "InsufficientStorage": _FULL,
     "XMinioStorageFull": _FULL,

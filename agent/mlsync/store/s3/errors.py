@@ -30,6 +30,9 @@ from mlsync.store.s3.error_table import (
     Translation,
 )
 
+# In an answer's metadata: the request did not say that its sender pays, and the server may have wanted that.
+MAY_LACK_PAYER = "MlsyncMayLackPayer"
+_PAYER = "; if the bucket makes requesters pay, set requester_pays = true under [s3]"
 _WHAT = {errors.NotFound: "no such object", errors.AlreadyExists: "the object exists already"}
 
 
@@ -126,6 +129,8 @@ def translated(error: Exception, where: str) -> errors.StoreError:
     if isinstance(error, aws.ClientError):
         if found in (FORBIDDEN, FORBIDDEN_OR_PROXY) and (right := RIGHTS.get(error.operation_name)):
             result.advice = str(found.advice).replace("GetObject, PutObject and ListBucket", right)
+        if found in (FORBIDDEN, FORBIDDEN_OR_PROXY) and MAY_LACK_PAYER in error.response.get("ResponseMetadata", {}):
+            result.advice = f"{result.advice}{_PAYER}"
         if found is REGION and (region := _stated_region(error)):
             result.advice = f"{found.advice}: region = {region}"
         result.retry_after_s = _retry_after_s(error)

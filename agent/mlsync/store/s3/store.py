@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +36,7 @@ from mlsync.store.s3.errors import (
 from mlsync.store.s3.hedge import HedgedReads
 from mlsync.store.s3.listing import object_entries, unfinished_uploads, uploaded_parts
 from mlsync.store.s3.new_objects import NewObjects
+from mlsync.store.s3.refusals import Heeded, explained
 from mlsync.store.s3.transfer import SeekableBody, fill, whole_size
 from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_token
 
@@ -84,7 +86,9 @@ class S3Store(Store):
         self._has_versions = False
         self._not_copied_from: set[str] = set()
         self._client = Client(options, self._location)
+        self._options = options
         self._new_objects = NewObjects(options, self._client.now_s)
+        self._heeded = Heeded(options)
         self._reads = HedgedReads(self._fetch)
         self._write_concurrency = Concurrency(WRITES_AT_ONCE, WRITES_AT_ONCE_MAX)
         self._read_concurrency = Concurrency(READS_AT_ONCE, READS_AT_ONCE_MAX)
@@ -171,7 +175,7 @@ class S3Store(Store):
         }
         with self._write_concurrency.request(view_of(body).nbytes):
             answer = self._create(key, "put_object", arguments)
-        self._note_versions(answer)
+        self._note_created(key, answer)
 
     def replace(self, key: str, body: Buffer) -> None:
         """Put *body* in the place of the object *key*: an unconditional put, which S3 does in one step."""
@@ -182,7 +186,7 @@ class S3Store(Store):
             "ContentMD5": digest,
             **self._new_objects.arguments(key),
         }
-        with self._write_concurrency.request(view_of(body).nbytes), translating(self._where(key)):
+        with self._write_concurrency.request(view_of(body).nbytes), self._creating(key):
             self._client.call("put_object", arguments)
 
     def upload(self, key: str) -> Upload:
@@ -453,7 +457,7 @@ class S3Store(Store):
         return self._begin_multipart(key)
 
     def _begin_multipart(self, key: str, **sums: str) -> str:
-        with translating(self._where(key)):
+        with self._creating(key):
             upload_id: str = self._client.call(
                 "create_multipart_upload", {**self._names(key), **sums, **self._new_objects.arguments(key)}
             )["UploadId"]
@@ -465,7 +469,7 @@ class S3Store(Store):
         # This CRC-32 costs a tenth of a second for a gigabyte; botocore's costs five times that.
         crc32 = _base64(_crc32(view_of(part)).to_bytes(4, "big")) if self._sums_parts else None
         sums = {"ChecksumCRC32": crc32} if crc32 is not None else {}
-        with self._write_concurrency.request(view_of(part).nbytes), translating(self._where(key)):
+        with self._write_concurrency.request(view_of(part).nbytes), self._creating(key):
             answer = self._client.call("upload_part", {**names, **sums, "Body": self._body(part)})
         return SentPart(answer["ETag"], crc32)
 
@@ -473,28 +477,44 @@ class S3Store(Store):
         """Create the object from its parts, unless the key exists."""
         listed = [_listed(number, parts[number]) for number in sorted(parts)]
         arguments = {**self._names(key), "UploadId": upload_id, "MultipartUpload": {"Parts": listed}}
-        self._note_versions(self._create(key, "complete_multipart_upload", arguments))
+        self._note_created(key, self._create(key, "complete_multipart_upload", arguments))
 
     def abort_multipart(self, key: str, upload_id: str) -> None:
         """Discard the upload's parts; never raises."""
         with contextlib.suppress(BotoCoreError, ClientError):
             self._client.call("abort_multipart_upload", {**self._names(key), "UploadId": upload_id})
 
+    @contextmanager
+    def _creating(self, key: str) -> Iterator[None]:
+        """Raise our errors of a create, with the setting that the server refuses, if it is one."""
+        try:
+            with translating(self._where(key)):
+                yield
+        except errors.StoreError as error:
+            found = explained(error, self._options)
+            if found is error:
+                raise
+            raise found from error.__cause__
+
+    def _note_created(self, key: str, answer: Mapping[str, Any]) -> None:
+        """Learn from the first creates what the bucket keeps, and what the server does not heed."""
+        self._note_versions(answer)
+        for text in self._heeded.warnings(self._client, self._names(key), key):
+            self._warn(text)
+
     def _create(self, key: str, operation: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
         """Return the answer to a create; raise ``AlreadyExists`` if the key exists."""
-        where = self._where(key)
         if self._conditional_create:
-            try:
-                answer: Mapping[str, Any] = self._client.call(operation, {**arguments, "IfNoneMatch": "*"})
-            except ClientError as error:
-                if not _lacks_feature(error):
-                    raise self._create_error(key, error) from error
-            except BotoCoreError as error:
-                raise translated(error, where) from error
-            else:
-                return answer
+            with self._creating(key):
+                try:
+                    answer: Mapping[str, Any] = self._client.call(operation, {**arguments, "IfNoneMatch": "*"})
+                except ClientError as error:
+                    if not _lacks_feature(error):
+                        raise self._create_error(key, error) from error
+                else:
+                    return answer
         self._raise_if_taken(key)
-        with translating(where):
+        with self._creating(key):
             answer = self._client.call(operation, arguments)
         # Not before: it may have been something else that the server refused.
         self._conditional_create = False
