@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from machine import NO_DEVICE, content, write_training
+from machine import NO_DEVICE, Machine, content, write_training
 
 pytestmark = pytest.mark.slow
 
@@ -13,6 +13,18 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def cold(fresh, aws_server):
     """A machine with two versions in a bucket, and *freeze*, which moves packs to a class as a lifecycle would."""
+    yield from _cold(fresh, aws_server)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory, server, aws_process):
+    """The same with all packs in GLACIER, for what only reads."""
+    for one in _cold(Machine(tmp_path_factory.mktemp("frozen"), server), aws_process):
+        one.freeze("GLACIER")
+        yield one
+
+
+def _cold(fresh, aws_server):
     write_training(fresh.training)
     bucket = aws_server.make_bucket()
     fresh.configure(f'{NO_DEVICE}[s3]\nendpoint_url = "{aws_server.endpoint_url}"\n')
@@ -76,6 +88,47 @@ def test_options_that_belong_to_a_thaw_are_refused_without_it(cold):
     for option in (("--no-wait",), ("--ask-again",), ("--thaw-days", "3")):
         done = cold.run("restore", "--to", "back", *option)
         assert (done.status, "only apply to --thaw" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify", "--quickly"),
+        ("check", "--read-data", "--quickly"),
+        ("metrics",),
+        ("export", "2", "results.csv", "--to", "copies"),
+        ("prove", "2", "--device", "cpu", "--quickly"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_that_reads_tells_what_is_cold(frozen, command):
+    """77 with the list of what must be thawed, in words and in JSON, and the server's own code as no message."""
+    done = frozen.run(*command, "--json")
+    assert done.status == 77, done
+    assert "must be thawed before this can be read" in done.err
+    assert "InvalidObjectState:" not in done.err
+    assert "mlsync restore --thaw" in done.err
+    if command[0] != "check":
+        assert [share["storage_class"] for share in done.json()["cold"]] == ["GLACIER"]
+        assert done.json()["error"]["kind"] == "ObjectArchived"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "2"),
+        ("versions",),
+        ("check", "--quickly"),
+        ("repair", "--dry-run", "--quickly"),
+        ("prune", "--dry-run", "--compact"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_read_no_content_do_not_mind(frozen, command):
+    """What needs only manifests works however cold the packs are."""
+    done = frozen.run(*command)
+    assert done.status == 0, done
+    assert "InvalidObjectState" not in done.err
 
 
 def _is_asked(cold, pack):

@@ -18,6 +18,7 @@ from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.thawing import Thawing
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
@@ -67,6 +68,8 @@ def check_command(
     with common.session(config, monitor) as session:
         # What only a mirror has is put back.
         look_for_rollback(session, None, monitor, accept=accept_rollback or heals)
+        if read_data:
+            Thawing(session.repository, common.invocation, monitor).tell_all()
         result = check(session.repository, monitor, read_data=read_data)
         if heals:
             healed, result = _heal(session, result, monitor, read_data=read_data, dry_run=dry_run)

@@ -19,6 +19,7 @@ from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollb
 from mlsync.cli.arguments.stopping import stopping
 from mlsync.cli.reports.json import export_json
 from mlsync.cli.terminal import output
+from mlsync.cold.find import refuse_cold
 from mlsync.config.model import Config
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, Stopped
@@ -74,7 +75,9 @@ def export_command(
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         repository = session.repository
         stored = find_version(repository, find_run(repository, run), version)
-        files = chosen_files(manifest_of(repository, stored), map(os.fsencode, paths))
+        manifest = manifest_of(repository, stored)
+        files = chosen_files(manifest, map(os.fsencode, paths))
+        refuse_cold(repository, manifest, files)
 
         def refuse_stopped() -> None:
             if stop.is_set():

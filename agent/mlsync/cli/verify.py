@@ -14,6 +14,7 @@ from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollb
 from mlsync.cli.reports.json import verify_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
+from mlsync.cold.find import refuse_cold
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import CheckpointBroken, MirrorNeeded
 from mlsync.proving.verify import VerifyResult, verify
@@ -61,6 +62,7 @@ def verify_command(
         if hidden is not None:
             report_hidden(hidden, name, stored.root.number, monitor)
         manifest = manifest_of(session.repository, stored, proofs.proofs)
+        refuse_cold(session.repository, manifest)
         loading = loading_options(session.config, session.state_directory, device, run=name)
         with prover_of(session.config, device, run=name) as prover:
             if device is not None and device.startswith("cuda"):

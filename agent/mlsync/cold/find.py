@@ -10,7 +10,7 @@ from typing import Final
 from mlsync.errors import NotFound, ObjectArchived
 from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
-from mlsync.repository.manifest import Manifest, refs_of
+from mlsync.repository.manifest import Entry, Manifest, refs_of
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.store.base import ObjectInfo
 
@@ -68,9 +68,13 @@ def packs_of_list(stored: StoredVersion) -> set[bytes]:
     return {ref.pack for ref in segment_refs(stored.root, stored.key)}
 
 
-def refuse_cold(repository: Repository, manifest: Manifest) -> None:
-    """Raise ``ObjectArchived``, which names all cold packs of a version, before any of the others is read."""
-    cold = cold_packs(repository, packs_of(manifest))
+def refuse_cold(repository: Repository, manifest: Manifest, entries: Iterable[Entry] | None = None) -> None:
+    """Raise ``ObjectArchived``, which names all cold packs of a version, before any of the others is read.
+
+    With *entries* only what these need counts.
+    """
+    wanted = manifest.entries if entries is None else entries
+    cold = cold_packs(repository, {ref.pack for ref in refs_of(wanted)})
     if cold:
         packs = "1 pack" if len(cold) == 1 else f"{len(cold)} packs"
         what = f"{packs} of version {manifest.root.number} of run {manifest.root.run!r} must be thawed first"

@@ -89,6 +89,11 @@ class Thawing:
             self.monitor.notice("status", text)
             self.ready(pack.pack_id for pack in cold)
 
+    def tell_all(self) -> None:
+        """Tell of all packs of the repository that are cold; a store that freezes nothing is not asked."""
+        if self.repository.store.may_freeze:
+            self.ready(pack_id for pack_id, _ in self.repository.packs())
+
     def explain(self, error: ObjectArchived) -> None:
         """Tell of the packs that an error names, unless they were told of."""
         try:

@@ -155,6 +155,8 @@ def _text(error: Exception, found: Translation) -> str:
     if found.kind in _WHAT:
         return _WHAT[found.kind]
     if isinstance(error, aws.ClientError):
+        if found.kind is errors.ObjectArchived:
+            return f"it lies in cold storage, and the store does not read it before it is thawed ({code_of(error)})"
         return f"the {'proxy' if found is PROXY_REFUSES else 'store'} answered {answer_text(error)}"
     return _text_without_answer(error, found)
 
