@@ -13,11 +13,16 @@ from doubles.memory_store import MemoryStore
 from fault_proxy import Fault
 from flow_parts import World, checkpoint, keys_of, noise
 from mlsync import errors
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
+from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import names
 from mlsync.store.base import ARCHIVED_ADVICE, ObjectInfo
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 from mlsync.upkeep.scrub import scrub
+from mlsync.versions.proof_status import manifest_of
+from mlsync.versions.run_proofs import proofs_of
 
 MIB = 1 << 20
 ADVICE = "have it thawed"
@@ -245,3 +250,69 @@ def test_on_a_real_server_what_its_lifecycle_froze_is_stored_anew(tmp_path, s3_s
     assert world.restored(3) == world.tree()
     world.close()
     world.store.close()
+
+
+# ---------------------------------------------------------------- a backup that relies on cold packs on purpose
+
+
+def test_told_to_a_backup_relies_on_cold_packs_and_says_that_it_proved_nothing_of_them(world):
+    """Frozen tensors stay where they are; the checkpoint is pending, and restores and proves once it is thawed."""
+    world.write("last.pt", checkpoint(tensor(0), tensor(20)))
+    world.write("same.pt", checkpoint(tensor(5)))
+    world.backup()
+    frozen = freeze(world)
+    world.write("last.pt", checkpoint(tensor(0), tensor(21)))
+    world.write("new.bin", noise(MIB, 3))
+    world.write("copy.pt", checkpoint(tensor(5)))
+    result = world.backup(reuse_cold=True)
+    assert result.version == 2
+    assert result.new_bytes < 4 * MIB
+    assert packs_of(world, b"last.pt") & set(frozen)
+    proof = world.entry(b"last.pt").proof
+    assert (proof.level, proof.shortfall) == (0, "not read back yet: some of it lies in cold storage")
+    # What was proved under another name is still proved, and what is not cold is read back as ever.
+    assert world.entry(b"copy.pt").proof.level >= 2
+    assert result.read_back_bytes >= MIB
+    (text,) = told(world)
+    assert "neither proved nor restored before it is thawed" in text
+    with pytest.raises(errors.ObjectArchived):
+        world.restore(2)
+    world.store.thawed.update(frozen)
+    assert world.restored(2) == world.tree()
+    with LaterProver(world.repository, Prover(ProofOptions(device="none")), world.monitor) as later:
+        later.pending(world.repository.stored("yolo", 2))
+    stored = world.repository.stored("yolo", 2)
+    proved = manifest_of(world.repository, stored, proofs_of(world.repository, stored)[0].proofs)
+    assert {entry.path: entry.proof.level for entry in proved.entries if entry.proof is not None}[b"last.pt"] >= 2
+
+
+def test_what_has_to_be_read_is_stored_again_even_so(world):
+    """Metadata beside a new shard are needed to prove it: they alone come out of the cold pack, and the backup ends."""
+
+    def save(seed, directory):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = {"weight": tensor(seed), "frozen": tensor(1)}
+            distributed.save(state, checkpoint_id=str(directory), no_dist=True)
+
+    save(2, world.directory / "step")
+    world.backup()
+    freeze(world)
+    save(3, world.base / "other")
+    world.write("step/__0_0.distcp", (world.base / "other" / "__0_0.distcp").read_bytes())
+    assert world.backup(reuse_cold=True).version == 2
+    world.store.thawed.update(keys_of(world.store, "packs/"))
+    assert world.restored(2) == world.tree()
+
+
+def test_told_to_rely_on_cold_packs_a_bucket_that_freezes_what_it_takes_still_ends_the_backup(world, monkeypatch):
+    """What was just stored must come back, whatever is allowed of older packs."""
+
+    def read(self, key, offset, into):
+        raise errors.ObjectArchived("cold", where=key, advice=ADVICE)
+
+    monkeypatch.setattr(ColdStore, "read", read)
+    world.write("data.bin", noise(MIB))
+    with pytest.raises(errors.ObjectArchived, match="just stored"):
+        world.backup(reuse_cold=True)
+    assert world.numbers() == []

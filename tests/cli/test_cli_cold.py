@@ -7,6 +7,10 @@ from types import SimpleNamespace
 import pytest
 from machine import NO_DEVICE, Machine, content, write_training
 
+from mlsync.cli.reports.cold_report import cold_lines
+from mlsync.cold.find import ColdPack
+from mlsync.store.prices import AWS_LIST
+
 pytestmark = pytest.mark.slow
 
 
@@ -133,3 +137,51 @@ def test_commands_that_read_no_content_do_not_mind(frozen, command):
 
 def _is_asked(cold, pack):
     return "Restore" in cold.client.head_object(Bucket=cold.bucket, Key=f"runs/{pack}")
+
+
+def test_what_is_cold_is_told_with_times_and_list_prices():
+    """A line for each class, and the sum; what is being thawed is not paid for again; without a list no price."""
+    packs = [
+        *(ColdPack(bytes([number]) * 16, 10**8, "GLACIER", is_thawing=number > 7) for number in range(10)),
+        ColdPack(b"d" * 16, 10**9, "DEEP_ARCHIVE", is_thawing=False),
+    ]
+    first, deep, flexible, total = cold_lines(packs, AWS_LIST, 7)
+    assert first == "11 packs in cold storage (1.9 GiB) must be thawed before this can be read"
+    assert (
+        deep
+        == "DEEP_ARCHIVE: 1 pack, 953.7 MiB: standard up to 12 hours, USD 0.03; bulk up to 48 hours, less than a cent"
+    )
+    assert flexible.startswith(
+        "GLACIER: 10 packs, 953.7 MiB, 2 of them being thawed: expedited 1 to 5 minutes, USD 0.11;"
+    )
+    assert total.startswith(
+        "in all standard up to 12 hours, USD 0.04; bulk up to 48 hours, USD 0.01 (list price of AWS in"
+    )
+    assert "readable copies for 7 days" in total
+    assert list(cold_lines(packs, None, 7))[1:] == [
+        "DEEP_ARCHIVE: 1 pack, 953.7 MiB",
+        "GLACIER: 10 packs, 953.7 MiB, 2 of them being thawed",
+    ]
+
+
+def test_prune_says_what_goes_before_its_minimum(cold):
+    """In words and in JSON; told to wait, it leaves the pack."""
+    extra = cold.machine.training / "extra.bin"
+    extra.write_bytes(bytes(range(256)) * 100)
+    assert cold.run("backup").status == 0
+    extra.unlink()
+    assert cold.run("backup").status == 0
+    assert cold.run("forget", "3", "--yes").status == 0
+    prune = ("prune", "--yes", "--grace", "0s")
+    assert cold.run(*prune).status == 0
+    cold.freeze("GLACIER")
+    for options, count in (((), 1), (("--wait-for-minimum",), 0)):
+        done = cold.run(*prune[:1], "--dry-run", *prune[2:], *options, "--json")
+        assert done.json()["to_delete"]["packs"] == count, done
+        early, held = (done.json()[name] for name in ("early", "held_for_minimum"))
+        assert (early["packs"], held["packs"]) == (count, 1 - count)
+        assert (early if count else held)["seconds_left"] == pytest.approx(90 * 86400, abs=3600)
+    done = cold.run(*prune)
+    assert "1 pack (" in done.out
+    assert "in GLACIER, up to 90 days before the minimum of the class; waiting until then costs the same" in done.out
+    assert "1 pack (" in done.out.splitlines()[-1]

@@ -82,6 +82,7 @@ def backup_options(config: Config, state_directory: Path, run: str | None = None
         uploads=state_directory / UPLOADS_DIRECTORY,
         loading=loading_options(config, state_directory, run=run),
         policy=policy_of(config),
+        reuse_cold=config.s3.reuse_cold,
     )
 
 

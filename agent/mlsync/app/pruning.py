@@ -10,14 +10,17 @@ from mlsync.repository.repository import Repository
 from mlsync.upkeep.prune import Pruned, PruneOptions, PrunePlan, carry_out, plan, refuse_blocked
 
 
-def prune_options(config: Config, now_ns: int, grace_s: float | None = None) -> PruneOptions:
+def prune_options(
+    config: Config, now_ns: int, grace_s: float | None = None, *, waits_for_minimum: bool = False
+) -> PruneOptions:
     """Return how long things wait: *grace_s*, or else the longest grace period of the configuration.
 
     A pack may be of any run, so no run's own grace period may shorten that of another one.
     """
     if grace_s is None:
         grace_s = max(one.grace_s for one in (config.retention, *(watch.retention for watch in config.watches)))
-    return PruneOptions(now_ns, platform.node(), grace_s)
+    waits = waits_for_minimum or config.s3.wait_for_minimum
+    return PruneOptions(now_ns, platform.node(), grace_s, waits_for_minimum=waits)
 
 
 def prune(repository: Repository, options: PruneOptions, monitor: Monitor) -> tuple[PrunePlan, Pruned]:

@@ -42,7 +42,7 @@ def backup(
     Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or an error of the
     store or state; no version was made then, and the next backup uses what was stored.
     """
-    avoided = Avoided(state.damaged(source.run))
+    avoided = Avoided(state.damaged(source.run), reuses_cold=options.reuse_cold)
     job = Job(repository, state, source, open_prover, options, monitor, avoided)
     while True:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from typing import Final
 
 from mlsync.backup.checkpoints.whole_units import WholeUnits
 from mlsync.backup.deadline import OutOfTime
@@ -20,6 +21,8 @@ from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.root import Root
 from mlsync.versions.loaded_directories import LoadedDirectory
+
+_COLD: Final = "not read back yet: some of it lies in cold storage"
 
 
 def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
@@ -85,6 +88,7 @@ def _read_back(
         paths = {entry.path for entry, _ in new}
         files = [entry for _, entry in sorted(records.entries.items()) if entry.kind is EntryKind.FILE]
         plain = [e for e in files if e.path not in paths and not job.avoided.is_cold(e)] + plain
+    plain = [entry for entry in plain if not job.avoided.is_reused(entry)]
     total_bytes = sum(entry.size_bytes for entry in (*plain, *checkpoints))
     with job.monitor.task(f"{job.source.run}: proving", total_bytes) as task:
 
@@ -100,6 +104,10 @@ def _read_back(
         for entry in checkpoints:
             job.check_proving()
             PACE.rest(job.check_proving)
+            if job.avoided.is_reused(entry):
+                # A proof of the same content under another name holds for it too.
+                records.judge(entry.path, known.get(content_of(entry, records.entries)) or put_off(_COLD))
+                continue
             judged = proving.judge(entry, records.entries, advance, wholes)
             _wait_if_asked(job, judged)
             records.judge(entry.path, judged)

@@ -52,7 +52,8 @@ class BackupOptions:
     *policy* says what the user wants refused: a file that another policy refused is looked at again. With
     *accept_loss* a version is made at once although most checkpoints are gone. A *deadline* is that of a last backup,
     before the machine goes away: it reads the newest files first, and leaves proofs to later unless a version is to
-    wait for them. Once *hurry* says so, beside *stop*, a version whose content is stored is committed and not proved.
+    wait for them. With *reuse_cold* a version may rely on packs that have gone cold, whose content is not read back.
+    Once *hurry* says so, beside *stop*, a version whose content is stored is committed and not proved.
     """
 
     required_level: int = 3
@@ -62,6 +63,7 @@ class BackupOptions:
     loading: LoadingOptions | None = None
     policy: Policy = NO_POLICY
     accept_loss: bool = False
+    reuse_cold: bool = False
     deadline: Deadline | None = None
     announce: Callable[[int, int], None] = lambda _files, _bytes: None
     stop: Callable[[], bool] = lambda: False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import time
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -13,6 +15,7 @@ from mlsync.cli.arguments.amounts import size_of
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.reports.cold_report import usd
 from mlsync.cli.reports.json import prune_json
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
@@ -21,9 +24,11 @@ from mlsync.errors import PruneBlocked, PruneUnconfirmed
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.service.telling.told_by_command import CommandNews, tell_news
+from mlsync.store.prices import DAY_S, PriceList
 from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
 from mlsync.upkeep.compaction import compact as carry_out_moves
+from mlsync.upkeep.early_deletion import EarlyPack, total_of
 from mlsync.upkeep.prune import Pruned, PrunePlan, carry_out, plan, refuse_blocked
 
 _EXAMPLES = """\b
@@ -59,10 +64,18 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
     callback=size_of,
     help="Refuse (98) to read and write more for it, as 50GiB.",
 )
+@click.option("--wait-for-minimum", is_flag=True, help="Leave packs until their storage class's minimum is over.")
 @common_options
 @gently_option
 def prune_command(
-    common: Common, *, dry_run: bool, yes: bool, grace_s: float | None, compact: bool, move_bytes: int | None
+    common: Common,
+    *,
+    dry_run: bool,
+    yes: bool,
+    grace_s: float | None,
+    compact: bool,
+    move_bytes: int | None,
+    wait_for_minimum: bool,
 ) -> None:
     """Delete forgotten versions after their grace, and packs that no version needs, in two steps.
 
@@ -74,11 +87,11 @@ def prune_command(
     config = common.configuration()
     with common.session(config, monitor) as session:
         repository = session.repository
-        options = prune_options(config, time.time_ns(), grace_s)
+        options = prune_options(config, time.time_ns(), grace_s, waits_for_minimum=wait_for_minimum)
         found = plan(repository, monitor, options)
         moving = plan_all(repository, monitor) if compact and not found.blocked else CompactionPlan()
         if not common.as_json:
-            _print_plan(found, moving, quiet=common.quiet)
+            _print_plan(found, moving, repository.store.price_list, quiet=common.quiet)
         if move_bytes is not None:
             refuse_above(moving, move_bytes)
         pruned, compacted = Pruned(), Compacted()
@@ -114,7 +127,7 @@ def _confirm(*, as_json: bool) -> None:
         raise PruneUnconfirmed("nothing was changed")
 
 
-def _print_plan(found: PrunePlan, moving: CompactionPlan, *, quiet: bool) -> None:
+def _print_plan(found: PrunePlan, moving: CompactionPlan, prices: PriceList | None, *, quiet: bool) -> None:
     for one in (*found.blocked, *found.kept_back):
         output.say_wrapped(f"{one.key}: {one.why}")
     if quiet:
@@ -131,6 +144,7 @@ def _print_plan(found: PrunePlan, moving: CompactionPlan, *, quiet: bool) -> Non
     ]
     if found.waiting:
         lines.append(f"{_packs(found.waiting)} marked before, and still waiting")
+    lines += _cold_lines(found, moving, prices)
     if found.foreign_count:
         lines.append(f"{output.count(found.foreign_count, 'mark')} of packs that mlsync did not make: left alone")
     if found.spent:
@@ -142,6 +156,26 @@ def _print_plan(found: PrunePlan, moving: CompactionPlan, *, quiet: bool) -> Non
         )
     for line in lines:
         output.say_wrapped(line)
+
+
+def _cold_lines(found: PrunePlan, moving: CompactionPlan, prices: PriceList | None) -> Iterator[str]:
+    if found.early:
+        yield f"{_early(found.early, prices)}; waiting until then costs the same"
+    if found.held:
+        yield f"{_early(found.held, None)}: left until then"
+    if moving.cold_count:
+        yield f"{output.count(moving.cold_count, 'mostly dead pack')} in cold storage: left as they are"
+
+
+def _early(packs: Mapping[bytes, EarlyPack], prices: PriceList | None) -> str:
+    """Return what is before its minimum, and what AWS charges for it."""
+    total = total_of(packs.values())
+    text = f"{output.count(total.count, 'pack')} ({output.size(total.size_bytes)})"
+    days = math.ceil(total.left_s / DAY_S)
+    text += f" in {', '.join(total.classes)}, up to {output.count(days, 'day')} before the minimum of the class"
+    if total.usd is not None and prices is not None:
+        text += f": to delete now costs {usd(total.usd)} ({prices.name})"
+    return text
 
 
 def _packs(packs: dict[bytes, int]) -> str:

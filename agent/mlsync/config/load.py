@@ -363,9 +363,7 @@ class _Reader:
             self._refuse(("key", "write_only_key_file"), what, "keep one of them")
         if config.agent.settle_max_s < config.agent.settle_s:
             self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
-        if config.proof.read_back == "none" and config.proof.waits:
-            what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
-            self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
+        self._check_waits(config)
         self._check_loading(config.proof)
         self._check_new_objects(config)
         if (config.mlflow.username is None) != (config.mlflow.password_file is None):
@@ -395,6 +393,17 @@ class _Reader:
             what = f"object_lock in [s3] is for less than the grace in [retention], {grace_s / 86400:g} days"
             advice = "what is forgotten stays that long, and could be destroyed before; lock for longer, or set grace"
             self._refuse(("s3", "object_lock"), what, advice)
+
+    def _check_waits(self, config: Config) -> None:
+        """Refuse to wait for proofs that are left to later."""
+        left_to_later = {
+            ("proof", "read_back"): 'read_back = "none"' if config.proof.read_back == "none" else None,
+            ("s3", "reuse_cold"): "reuse_cold = true" if config.s3.reuse_cold else None,
+        }
+        for place, setting in left_to_later.items():
+            if setting is not None and config.proof.waits:
+                what = f"{setting} in [{place[0]}] leaves proofs to later, and no version could wait for one"
+                self._refuse(place, what, 'set on_unavailable = "commit"')
 
     def _check_loading(self, proof: ProofSettings) -> None:
         """Refuse a level 5 that contradicts itself, or that no checkpoint could reach."""

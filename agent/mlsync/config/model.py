@@ -115,6 +115,20 @@ class S3Settings:
         default='"auto"',
         example='"always"',
     )
+    wait_for_minimum: bool = key(
+        flag,
+        "Whether a prune leaves packs until the minimum storage duration of their class is over (STANDARD_IA 30 days, "
+        "GLACIER and GLACIER_IR 90, DEEP_ARCHIVE 180). AWS charges until then in either case.",
+        default="false",
+        example="true",
+    )
+    reuse_cold: bool = key(
+        flag,
+        "Whether a backup may rely on packs in cold storage, which it cannot read back: what needs them is proved once "
+        "somebody had them thawed. Else what changed checkpoints need of them is stored again.",
+        default="false",
+        example="true",
+    )
     requester_pays: bool = key(
         flag,
         "Whether this machine's account pays for its requests, in a bucket that makes requesters pay.",

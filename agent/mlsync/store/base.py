@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -218,6 +218,13 @@ class Store(Protocol):
     def price_list(self) -> PriceList | None:
         """What the store charges by its public list; ``None`` if nobody knows."""
         return None
+
+    def days_to_class(self, prefix: str) -> Mapping[str, int]:  # noqa: ARG002 - where nothing is moved
+        """Return after how many days the store itself moves objects under *prefix* to which storage class.
+
+        Empty if it moves none. Raise a ``StoreError`` if it does not say.
+        """
+        return {}
 
     def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:  # noqa: ARG002 - where nothing is cold
         """Have an archived object made readable for some *days* (``None``: for good), and return at once.

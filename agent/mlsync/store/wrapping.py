@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from mlsync.buffers import Buffer
@@ -139,6 +139,10 @@ class WrappingStore(Store):
     def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield what the wrapped store does not list."""
         return iter(self.call("strays", prefix, lambda: tuple(self._store.strays(prefix))))
+
+    def days_to_class(self, prefix: str) -> Mapping[str, int]:
+        """Return when the wrapped store moves objects to which class."""
+        return self.call("days_to_class", prefix, lambda: self._store.days_to_class(prefix))
 
     def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:
         """Have the object made readable."""

@@ -64,10 +64,14 @@ class PackUse:
 
 @dataclass(frozen=True, slots=True)
 class CompactionPlan:
-    """The *packs* to move, those first that free most for each byte; *unburied* ones are moved and lack a tombstone."""
+    """The *packs* to move, those first that free most for each byte; *unburied* ones are moved and lack a tombstone.
+
+    *cold_count* would be worth it too, and lie in cold storage, from which nothing is read for that.
+    """
 
     packs: tuple[PackUse, ...] = ()
     unburied: tuple[bytes, ...] = ()
+    cold_count: int = 0
 
     @property
     def read_bytes(self) -> int:
@@ -97,7 +101,7 @@ class CompactionPlan:
             if limit_bytes < 0:
                 break
             packs.append(use)
-        return CompactionPlan(tuple(packs), self.unburied)
+        return CompactionPlan(tuple(packs), self.unburied, self.cold_count)
 
 
 @dataclass(slots=True)
@@ -155,7 +159,12 @@ def plan_all(
     it needs must not count as dead.
     """
     live, sizes, moved = look_at_all(repository, monitor)
-    return plan(repository, live, sizes, repository.tombstones(), moved, choose=choose)
+    planned = plan(repository, live, sizes, repository.tombstones(), moved, choose=choose)
+    if not planned.packs or not repository.store.may_freeze:
+        return planned
+    cold = {pack_id for pack_id, info in repository.packs() if info.is_archived}
+    warm = tuple(use for use in planned.packs if use.pack_id not in cold)
+    return CompactionPlan(warm, planned.unburied, len(planned.packs) - len(warm))
 
 
 def look_at_all(repository: Repository, monitor: Monitor) -> tuple[LiveChunks, dict[bytes, int], set[bytes]]:

@@ -30,7 +30,10 @@ from mlsync.repository.history.fence import Fence
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.history.tombstone import Tombstone
 from mlsync.repository.repository import ListedVersion, Repository, is_no_version
+from mlsync.store.base import ObjectInfo
+from mlsync.store.prices import class_of
 from mlsync.upkeep.compaction import releasable
+from mlsync.upkeep.early_deletion import EarlyPack, early_packs
 from mlsync.upkeep.moved_packs import spent
 from mlsync.upkeep.prune_sight import (
     Blocked,
@@ -58,12 +61,16 @@ _TRIES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
-    """How long a forgotten version and a tombstone wait before something is deleted, and who asks."""
+    """How long a forgotten version and a tombstone wait before something is deleted, and who asks.
+
+    *waits_for_minimum* leaves packs until the minimum storage duration of their class is over.
+    """
 
     now_ns: int
     host: str
     grace_s: float = GRACE_S
     young_s: float = YOUNG_S
+    waits_for_minimum: bool = False
 
     def is_over(self, since_ns: int) -> bool:
         """Return whether the grace period that began then is over."""
@@ -93,7 +100,8 @@ class PrunePlan:
 
     *waiting* are packs whose tombstone is younger than the grace period. *leftovers* are copies, later proofs and
     evaluations of removed versions, *emptied* packs are gone and have a tombstone. *emptied_by_moves* are packs that
-    versions name and whose chunks were moved, *spent* ones are gone, and nothing needs their move record. *blocked*
+    versions name and whose chunks were moved, *spent* ones are gone, and nothing needs their move record. *early* ones
+    would be deleted before the minimum of their storage class, *held* ones are left until that is over. *blocked*
     says why no pack may be deleted, *kept_back* why some versions stay.
     """
 
@@ -106,6 +114,8 @@ class PrunePlan:
     emptied_by_moves: dict[bytes, int] = field(default_factory=dict)
     moved: set[bytes] = field(default_factory=set)
     spent: set[bytes] = field(default_factory=set)
+    early: dict[bytes, EarlyPack] = field(default_factory=dict)
+    held: dict[bytes, EarlyPack] = field(default_factory=dict)
     kept: list[VersionPlace] = field(default_factory=list)
     gone: set[VersionPlace] = field(default_factory=set)
     blocked: list[Blocked] = field(default_factory=list)
@@ -284,8 +294,10 @@ def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOption
     left = {pack for one in found.going for pack in one.packs}
     young_s = options.now_ns / _NS - options.young_s
     listed: set[bytes] = set()
+    doubtful: dict[bytes, ObjectInfo] = {}
     for pack_id, info in repository.packs():
         found.pack_count += 1
+        doubtful |= {pack_id: info} if class_of(info.storage_class).minimum_days else {}
         listed.add(pack_id)
         mark = found.marks.get(pack_id)
         # A tombstone by a retired key is made anew: its grace must not have begun when a thief says so.
@@ -309,9 +321,26 @@ def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOption
         elif pack_id not in listed and not repository.has_pack(pack_id):
             # A prune died after it had deleted the pack.
             found.emptied.append(pack_id)
+    _mind_minimum(repository, found, doubtful, options)
     # With a tombstone, a writer or another prune may still be about to look at the pack: the next prune's turn.
     candidates = spent(found.moved, found.sight.named, listed | found.marks.keys())
     found.spent = {pack_id for pack_id in candidates if _is_record(repository, pack_id)}
+
+
+def _mind_minimum(
+    repository: Repository, found: PrunePlan, doubtful: Mapping[bytes, ObjectInfo], options: PruneOptions
+) -> None:
+    """Find out which packs would be deleted before their class's minimum; hold them back if the options say so."""
+    going = found.delete.keys() | found.emptied_by_moves.keys()
+    infos = {pack_id: info for pack_id, info in doubtful.items() if pack_id in going}
+    early = early_packs(repository.store, infos, options.now_ns)
+    if not options.waits_for_minimum:
+        found.early = early
+        return
+    found.held = early
+    for pack_id in early:
+        found.delete.pop(pack_id, None)
+        found.emptied_by_moves.pop(pack_id, None)
 
 
 def _is_record(repository: Repository, pack_id: bytes) -> bool:

@@ -28,12 +28,15 @@ class Avoided:
 
     *lost* packs are gone or damaged. *cold* packs cannot be read now: changed files do not reuse them, and unchanged
     files stay in them. *needed* are cold packs whose unchanged files have to be stored again too, because they are
-    proved together with a changed one.
+    proved together with a changed one. With *reuses_cold* changed files rely on cold packs all the same: these are
+    *reused*, and what lies in them is not read back.
     """
 
     lost: set[bytes]
     cold: set[bytes] = field(default_factory=set)
     needed: set[bytes] = field(default_factory=set)
+    reuses_cold: bool = False
+    reused: set[bytes] = field(default_factory=set)
     _written: set[bytes] = field(default_factory=set)
     _written_again: set[bytes] = field(default_factory=set)
     _writes_again: bool = False
@@ -59,6 +62,10 @@ class Avoided:
         """Return whether the store cannot return some of the file now."""
         return bool(self.cold) and any(ref.pack in self.cold for ref in entry.chunks)
 
+    def is_reused(self, entry: Entry) -> bool:
+        """Return whether the file relies on packs that cannot be read now, as it may."""
+        return bool(self.reused) and any(ref.pack in self.reused for ref in entry.chunks)
+
     def note_lost(self, error: ObjectMissing | ObjectDamaged, repository: Repository) -> bytes:
         """Note that the pack that *error* names is to be stored again, and return it; raise if that would not help."""
         pack_id = names.parse_pack(error.where or "")
@@ -83,6 +90,9 @@ class Avoided:
             advice = "have the bucket keep new objects in a class that can be read; see docs/s3.md"
             raise ObjectArchived("what was just stored lies in cold storage", where=error.where, advice=advice)
         self._writes_again = False
+        if self.reuses_cold:
+            self._note_reused(pack_id, repository, monitor)
+            return
         if pack_id in self.cold:
             self.needed.add(pack_id)
             return
@@ -90,6 +100,19 @@ class Avoided:
         self.cold |= found
         packs = "1 pack lies" if len(found) == 1 else f"{len(found)} packs lie"
         text = f"{packs} in cold storage: what changed files need of it is stored anew, where it can be read"
+        monitor.notice("warning", text)
+
+    def _note_reused(self, pack_id: bytes, repository: Repository, monitor: Monitor) -> None:
+        """Note that cold packs are relied on; one that has to be read all the same has its content stored again."""
+        if pack_id in self.reused:
+            self.reused.discard(pack_id)
+            self.cold.add(pack_id)
+            self.needed.add(pack_id)
+            return
+        self.reused |= {pack for pack, info in repository.packs() if info.is_archived} | {pack_id}
+        packs = "1 pack lies" if len(self.reused) == 1 else f"{len(self.reused)} packs lie"
+        text = f"{packs} in cold storage, and reuse_cold is set: what changed files need of it is not read back, and "
+        text += "neither proved nor restored before it is thawed"
         monitor.notice("warning", text)
 
     def note_closed(self, error: WriteOnly) -> None:

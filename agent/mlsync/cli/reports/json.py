@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.discard import Discarding
+    from mlsync.upkeep.early_deletion import EarlyPack
     from mlsync.upkeep.extend_lock import Extended
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.healing.heal import HealResult
@@ -791,6 +792,18 @@ def discard_json(found: Sequence[Discarding], *, is_dry_run: bool) -> dict[str, 
     }
 
 
+def _early_json(packs: Iterable[EarlyPack]) -> dict[str, object]:
+    from mlsync.upkeep.early_deletion import total_of  # late: no other command's output needs it
+
+    total = total_of(packs)
+    return {
+        "packs": total.count,
+        "bytes": total.size_bytes,
+        "seconds_left": round(total.left_s),
+        "usd": None if total.usd is None else round(total.usd, 6),
+    }
+
+
 def prune_json(
     found: PrunePlan, pruned: Pruned, moving: CompactionPlan, compacted: Compacted, *, is_dry_run: bool
 ) -> dict[str, object]:
@@ -808,6 +821,9 @@ def prune_json(
         "to_delete": _packs_json(found.delete | found.emptied_by_moves),
         "to_mark": _packs_json(found.mark),
         "waiting": _packs_json(found.waiting),
+        "early": _early_json(found.early.values()),
+        "held_for_minimum": _early_json(found.held.values()),
+        "cold_not_moved": moving.cold_count,
         "deleted": _packs_json(pruned.deleted),
         "marked": _packs_json(pruned.marked),
         "records": {"to_delete": len(found.spent), "deleted": len(pruned.records)},

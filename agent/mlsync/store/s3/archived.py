@@ -1,9 +1,9 @@
-"""Archived objects: the server lists them, and cannot read them until somebody requests their restore."""
+"""Storage classes: what a server says of an object's, which cannot be read at once, and when rules move objects."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -64,3 +64,21 @@ def _expiry_s(restore: str) -> float | None:
         return parsedate_to_datetime(found[1]).timestamp()
     except ValueError:
         return None
+
+
+def days_to_class(rules: Iterable[Mapping[str, Any]], prefix: str) -> dict[str, int]:
+    """Return after how many days lifecycle *rules* move all objects under *prefix* to which class; the latest counts.
+
+    A rule for some of the objects alone, by their tags or sizes, counts as one for all: it moves none of them earlier.
+    """
+    days: dict[str, int] = {}
+    for rule in rules:
+        chosen = rule.get("Filter") or {}
+        both = chosen.get("And") or {}
+        begin = rule.get("Prefix") or chosen.get("Prefix") or both.get("Prefix") or ""
+        if rule.get("Status") != "Enabled" or not prefix.startswith(begin):
+            continue
+        for move in rule.get("Transitions") or []:
+            if "Days" in move and "StorageClass" in move:
+                days[move["StorageClass"]] = max(days.get(move["StorageClass"], 0), int(move["Days"]))
+    return days

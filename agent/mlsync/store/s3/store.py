@@ -21,7 +21,7 @@ from mlsync.courtesy.limit import DOWNLOAD, UPLOAD
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import OVERWRITES, StoreOptions
 from mlsync.store.prices import AWS_LIST, PriceList, Tier
-from mlsync.store.s3.archived import info_of_entry, info_of_head
+from mlsync.store.s3.archived import days_to_class, info_of_entry, info_of_head
 from mlsync.store.s3.client import Client, is_aws
 from mlsync.store.s3.concurrency import Concurrency
 from mlsync.store.s3.errors import (
@@ -411,6 +411,17 @@ class S3Store(Store):
     def price_list(self) -> PriceList | None:
         """AWS's own list at AWS's own endpoints, and none for other servers."""
         return AWS_LIST if is_aws(self._client.endpoint) else None
+
+    def days_to_class(self, prefix: str) -> Mapping[str, int]:
+        """Return what the bucket's lifecycle says: it needs the right ``s3:GetLifecycleConfiguration``."""
+        with translating(self._where(prefix)):
+            try:
+                answer = self._client.call("get_bucket_lifecycle_configuration", {"Bucket": self._bucket})
+            except ClientError as error:
+                if code_of(error) == "NoSuchLifecycleConfiguration":
+                    return {}
+                raise
+        return days_to_class(answer.get("Rules", []), self._prefix + prefix)
 
     def thaw(self, key: str, *, days: int | None, tier: Tier) -> bool:
         """Send S3's RestoreObject; the server answers at once and takes minutes or hours."""
