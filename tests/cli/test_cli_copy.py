@@ -103,6 +103,17 @@ def test_what_the_mirror_has_otherwise_is_named(three):
     assert "only the mirror has version 3" in done.out
 
 
+def test_a_mirror_of_the_configuration_is_named(three):
+    """Its place and its rules are those of the configuration."""
+    written = three.configuration.read_text()
+    three.configuration.write_text(
+        f'{written}\n[[mirror]]\nname = "far"\nurl = "{three.base}/far"\nkeep = ["last 1"]\n'
+    )
+    assert "left in the repository alone: versions 1, 2" in three.good("copy", "--to", "far", "--create").out
+    assert "2 versions copied" in three.good("copy", "--to", "far", "--version", "1-2").out
+    assert three.run("copy", "--to", "far", "--to-region", "x").status == 2
+
+
 def test_a_bucket_is_a_mirror_with_a_server_of_its_own(three, s3_server):
     """--to-endpoint-url is the mirror's; the repository is a directory."""
     url, keys = f"s3://{s3_server.make_bucket()}/mirror", s3_server.environment()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import click
 
+from mlsync.app.mirrors import in_place_of
 from mlsync.app.second_copy import opened_target, target_of
 from mlsync.app.session import Session
 from mlsync.cli.arguments import candidates
@@ -21,6 +22,7 @@ from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollb
 from mlsync.cli.arguments.stopping import stopping
 from mlsync.cli.reports.json import copy_json
 from mlsync.cli.terminal import output
+from mlsync.config.model import MirrorSettings
 from mlsync.config.units import format_age
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, MirrorConflict, MirrorIncomplete
@@ -68,7 +70,7 @@ def _checked_rules(_context: click.Context, _option: click.Parameter, value: tup
 
 
 @click.command("copy", cls=Command, short_help="Copy versions to a second place, a mirror.", epilog=_EXAMPLES)
-@click.option("--to", "target", required=True, metavar="URL", help="The mirror: a directory, or s3://bucket/prefix.")
+@click.option("--to", "target", required=True, metavar="URL", help="A directory, s3://bucket/prefix, or mirror's name.")
 @click.option("--create", is_flag=True, help="Make the mirror if there is none: the first time.")
 @click.option(
     "--run", "runs", multiple=True, metavar="NAME", shell_complete=candidates.runs, help="Only this run; repeatable."
@@ -124,10 +126,17 @@ def copy_command(
     """
     monitor = common.monitor()
     config = limited(common.configuration(), upload=limit_upload, download=limit_download)
-    place = target_of(config, target, endpoint_url=to_endpoint_url, region=to_region, profile=to_profile)
-    choice = CopyChoice(runs, versions, policy)
     if versions and policy:
         raise ConfigInvalid("--version and --policy both say which versions are copied", advice="give one of them")
+    choice = CopyChoice(runs, versions, policy)
+    named = next((one for one in config.mirrors if one.name == target), None)
+    if named is None:
+        place = target_of(config, target, endpoint_url=to_endpoint_url, region=to_region, profile=to_profile)
+    elif to_endpoint_url or to_region or to_profile:
+        raise ConfigInvalid(f"the configuration says how the mirror {target!r} is reached", advice="leave out --to-…")
+    else:
+        place, choice = in_place_of(config, named), _as_configured(choice, named)
+        runs = choice.runs
     with common.session(config, monitor) as session, stopping() as stop:
         for run in runs or (None,):
             look_for_rollback(session, run, monitor, accept=accept_rollback)
@@ -150,6 +159,12 @@ def copy_command(
     else:
         _print(result, store, took_s, quiet=common.quiet)
     _refuse_incomplete(result, target)
+
+
+def _as_configured(choice: CopyChoice, mirror: MirrorSettings) -> CopyChoice:
+    """Return what the command line chooses, or else what the configuration says of the mirror."""
+    policy = choice.policy or (() if choice.versions else mirror.keep)
+    return CopyChoice(choice.runs or mirror.runs, choice.versions, policy)
 
 
 def _chosen(session: Session, choice: CopyChoice) -> dict[str, set[int]]:

@@ -42,6 +42,8 @@ from mlsync.store.base import Store
 _BATCH_VERSIONS: Final = 64
 _BATCH_PACKS: Final = 64
 _NS: Final = 10**9
+# So many versions are named that are others in the mirror.
+_DIFFERING_MAX: Final = 100
 # Parts of an interrupted upload cost money until they are removed.
 _STALE_UPLOAD_S: Final = 24 * 3600.0
 
@@ -135,6 +137,8 @@ class _Copier:
         ids = {run_id(key, run.name): run for run in chosen}
         self._proofs = [listed_by_version(end, names.LATER_PROOFS, ids) for end in (self._source, self._mirror)]
         here, there = ({info.key for info in end.store.list(names.RUNS)} for end in (self._source, self._mirror))
+        # Those of a source that is a mirror itself.
+        self._omissions = [info.key for info in self._source.store.list(names.OMISSIONS)]
         self._registered = {run_bytes for run_bytes in ids if names.registration(run_bytes) in here - there}
         self._evaluations = [listed_by_version(end, names.EVALUATIONS, ids) for end in (self._source, self._mirror)]
 
@@ -185,6 +189,8 @@ class _Copier:
                 break
             if _opens(self._source, key):
                 differing.append(number)
+                if len(differing) == _DIFFERING_MAX:
+                    break
                 self._conflict(key, f"version {number} of run {run.name!r} is another one in the mirror")
         self._look_at_fences(run)
         self._look_ahead(run)
@@ -241,6 +247,11 @@ class _Copier:
         self._copy_beside(run, self._proofs, sorted(numbers_in(run.there)))
         if run.run_id in self._registered:
             self._objects([names.registration(run.run_id)], lambda _key, _body: None)
+        prefix = names.run_omissions_prefix(run.run_id)
+        self._objects(
+            [key for key in self._omissions if key.startswith(prefix)],
+            lambda key, _body: omission.read(self._source, key),
+        )
         self._say_omitted(run, run.omitted)
         for batch in _batches(run.planned):
             self._refuse_stopped()
@@ -268,6 +279,9 @@ class _Copier:
                 self._commit(run, one)
             except MirrorConflict as error:
                 self._conflict(one.stored.key, error.what)
+            except OF_OBJECT as error:
+                if not self._source.is_fenced(one.stored.key):
+                    self._leave(run, one.number, str(error))
 
     def _move_packs(self, batch: Sequence[Planned], transfer: PackTransfer, task: Task) -> dict[bytes, Error]:
         """Copy the packs that the mirror lacks for these versions; return why some could not be copied."""
@@ -349,7 +363,12 @@ class _Copier:
         body = one.body if one.body is not None else self._source.open_body(key, key)[1]
         if one.number in run.fenced:
             # No writer of the mirror's own has that number in mind, and its prune looked before packs came.
-            target.replace(key, body)
+            try:
+                target.replace(key, body)
+            except StoreDenied as error:
+                what = f"the mirror's prune fenced its number, and the fence cannot be overwritten: {error.what}"
+                self._leave(run, one.number, what)
+                return
         small.create(target, key, body)
         run.copied.add(one.number)
         self._result.versions.append((run.name, one.number))
