@@ -185,6 +185,39 @@ def test_a_key_in_the_second_region_is_needed_and_a_multi_region_one_is_known():
     assert second_key(twice(), {}, "", "eu-west-1") == ""
 
 
+@pytest.mark.parametrize(
+    ("default", "said"),
+    [
+        ({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "alias/ours"}, "by its ARN"),
+        ({"SSEAlgorithm": "aws:kms"}, "AWS's own key"),
+        ({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY}, "--second-kms-key"),
+    ],
+)
+def test_what_would_copy_nothing_is_not_set_up(default, said):
+    """S3 skips without a word what it cannot decrypt: a rule that would do that is refused, with what to give."""
+    first = facts(ENCRYPTION={"Rules": [{"ApplyServerSideEncryptionByDefault": default}]})
+    step = step_for(plan(twice(), seen(first, missing())), Setting.REPLICATION)
+    assert step.is_refused
+    assert said in step.lines[0].text
+
+
+def test_what_the_second_bucket_has_is_not_made_weaker():
+    """A key or a longer lock of its own stays, whatever the first one has; unless somebody asks for less."""
+    default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": COPY_KEY}
+
+    def lock(days):
+        return {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": days}}}
+
+    has = {"ENCRYPTION": {"Rules": [{"ApplyServerSideEncryptionByDefault": default}]}, "LOCK": lock(60)}
+    was = seen(facts(LOCK=lock(30)), facts(COPY, "eu-west-1", **has))
+    found = plan(twice(), was)
+    for setting in (Setting.ENCRYPTION, Setting.LOCK):
+        assert marks(step_for(found, setting, COPY)) == ["="]
+    found = plan(twice(kms_key=NONE, lock=DefaultLock(10)), was)
+    for setting in (Setting.ENCRYPTION, Setting.LOCK):
+        assert marks(step_for(found, setting, COPY)) == ["~"]
+
+
 def test_replication_of_somebody_else_is_left_alone():
     """A bucket has one role for all its rules: where that is another's, nothing is changed, and that is said."""
     theirs = {"ID": "dr", "Priority": 4, "Status": "Enabled", "Filter": {}, "Destination": {"Bucket": "arn:aws:s3:::x"}}
@@ -201,13 +234,19 @@ def test_replication_of_somebody_else_is_left_alone():
 def test_what_cannot_be_seen_is_named_and_not_touched():
     """A setting that may not be read is not written either; the others are planned as ever."""
     first = facts(ENCRYPTION=SettingAnswer(why="AccessDenied (allow s3:GetEncryptionConfiguration)"))
-    found = plan(twice(), seen(first, missing(), RoleFacts(why="no right for iam:GetRole")))
+    found = plan(twice(), seen(first, missing()))
     step = step_for(found, Setting.ENCRYPTION)
-    assert marks(step) == marks(step_for(found, ROLE, "")) == ["?"]
+    # Without knowing how the first bucket encrypts nobody can say what the rule needs.
+    assert marks(step) == marks(step_for(found, Setting.REPLICATION)) == ["?"]
     assert "s3:GetEncryptionConfiguration" in step.lines[0].text
     assert step in found.open
     assert step not in found.changes
     assert step_for(found, Setting.VERSIONS) in found.changes
+    # Without the account's number nobody knows what the role is called.
+    found = plan(twice(), seen(facts(), missing(), RoleFacts(why="no right for iam:GetRole")))
+    assert marks(step_for(found, ROLE, "")) == marks(step_for(found, Setting.REPLICATION)) == ["?"]
+    found = plan(twice(), seen(facts(), missing(), RoleFacts(ACCOUNT, why="no right for iam:GetRole")))
+    assert f":{ACCOUNT}:role/" in step_for(found, Setting.REPLICATION).document["Role"]
 
 
 def test_what_a_server_lacks_is_said_and_fails_only_if_it_was_asked_for():
@@ -339,6 +378,13 @@ def test_settings_that_are_skipped_are_no_part_of_the_plan():
     found = plan(wants, seen(second=missing()))
     assert skip.isdisjoint(step.setting for step in found.steps)
     assert second_wanted(wants, BucketFacts(FIRST, None, exists=False)) is None
+
+
+def test_a_prefix_in_a_policy_is_no_pattern():
+    """Stars and dollars of a prefix stand for themselves in what the role may do."""
+    found = plan(Wanted(FIRST, "a*b${c}", second=Second(COPY, "eu-west-1")), seen(second=missing()))
+    rights = step_for(found, ROLE, "").document["PolicyDocument"]["Statement"]
+    assert rights[1]["Resource"] == "arn:aws:s3:::ckpt/a${*}b${$}{c}/*"
 
 
 def test_names_of_roles_fit_into_iam():

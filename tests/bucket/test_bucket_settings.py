@@ -229,6 +229,38 @@ def test_a_name_that_is_taken_is_refused_once(bucket, server):
     bucket.make(None, locks=False)
 
 
+def test_keys_that_the_server_does_not_know_are_named(bucket, server):
+    """403 to HEAD says nothing: a second question finds out that it is the keys, and not the bucket."""
+    server.refused["HEAD", "bucket"] = 403, "AccessDenied"
+    server.refused["GET", "location"] = 403, "InvalidAccessKeyId"
+    with pytest.raises(StoreDenied, match="InvalidAccessKeyId"):
+        look(bucket, lambda _server: UNKNOWN)
+
+
+def test_what_a_server_takes_and_does_not_keep_is_found(bucket, server):
+    """An answer of 200 is not believed: what is read back afterwards decides."""
+    found, _ = look(bucket, lambda _server: UNKNOWN)
+    wants = Wanted("bucket", "runs")
+    steps = plan(wants, seen(found, provider=UNKNOWN)).changes
+    assert applied(bucket, steps).failed == []
+    del server.kept["versioning"]
+    server.kept["lifecycle"] = lifecycle(THEIRS)
+    found, _ = look(bucket, lambda _server: UNKNOWN)
+    assert [step.setting for step in plan(wants, seen(found, provider=UNKNOWN)).open] == [
+        Setting.VERSIONS,
+        Setting.LIFECYCLE,
+    ]
+
+
+def test_a_setting_that_turns_out_to_be_lacking_is_left_out(bucket, server):
+    """A bucket that was just made could not be asked what it has: NotImplemented is no failure then."""
+    server.refused["PUT", "publicAccessBlock"] = 501, "NotImplemented"
+    found, _ = look(bucket, lambda _server: UNKNOWN)
+    done = applied(bucket, plan(Wanted("bucket", "runs"), seen(found, provider=UNKNOWN)).changes)
+    assert [step.setting for step in done.lacking] == [Setting.PUBLIC]
+    assert done.failed == []
+
+
 def test_a_bucket_of_another_account_is_no_bucket_to_set_up(bucket, server):
     """403 for the bucket itself ends the plan, with what it may mean."""
     server.refused["HEAD", "bucket"] = 403, "AccessDenied"

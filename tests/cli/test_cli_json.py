@@ -554,7 +554,7 @@ def test_a_plan_for_a_bucket_is_as_documented():
     wanted = Wanted("first", second=Second("second", "us-east-1"))
     found = Seen(AWS, first, "eu-west-1", second, "us-east-1", RoleFacts("111122223333"))
     plan = plan_for(wanted, found)
-    applied = BucketApplied(plan.changes[1:], [(plan.changes[0], "denied")])
+    applied = BucketApplied(plan.changes[2:], plan.changes[1:2], [(plan.changes[0], "denied")])
     for command, done in (("plan", None), ("apply", applied)):
         compare(f"mlsync bucket {command}", bucket_plan_json(found, plan, done, plan), command)
     compare("mlsync bucket show", bucket_show_json(first, AWS, [Diagnosis("lock", Grade.FINE, "off")]), "show")

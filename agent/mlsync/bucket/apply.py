@@ -15,7 +15,7 @@ from mlsync.bucket.steps import BUCKET, ROLE, BucketPlan, BucketStep
 from mlsync.errors import StoreError
 from mlsync.store.s3.account import Account
 from mlsync.store.s3.rule_text import text_of
-from mlsync.store.s3.settings import BucketSettings, Setting, is_refused_value
+from mlsync.store.s3.settings import BucketSettings, Setting, is_refused_value, lacks
 
 # IAM tells all of its servers of a new role within seconds.
 _ROLE_TRIES: Final = 5
@@ -24,9 +24,10 @@ _ROLE_WAIT_S: Final = 3.0
 
 @dataclass(slots=True)
 class BucketApplied:
-    """What became of a plan: the steps that are *done*, and why others *failed*."""
+    """What became of a plan: the steps that are *done*, what the server turned out to lack, and why others *failed*."""
 
     done: list[BucketStep] = field(default_factory=list)
+    lacking: list[BucketStep] = field(default_factory=list)
     failed: list[tuple[BucketStep, str]] = field(default_factory=list)
     has_new_role: bool = False
 
@@ -51,6 +52,9 @@ def carry_out(plan: BucketPlan, doer: Doer) -> BucketApplied:
         try:
             _carry_out(step, doer, applied)
         except StoreError as error:
+            if lacks(error) and step.setting != BUCKET:
+                applied.lacking.append(step)
+                continue
             applied.failed.append((step, str(error)))
             if step.setting == BUCKET:
                 missing.add(step.bucket)

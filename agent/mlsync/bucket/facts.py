@@ -64,7 +64,8 @@ def look(settings: BucketSettings, provider: Callable[[str], Provider]) -> tuple
     region = settings.region()
     kind = provider(settings.server)
     if region is None:
-        return BucketFacts(settings.bucket, None, exists=False), kind
+        lacking = {one: SettingAnswer(is_lacking=True) for one in Setting if one in kind.lacks}
+        return BucketFacts(settings.bucket, None, exists=False, answers=lacking), kind
     answers = {one: _answer(settings, one, kind) for one in Setting}
     try:
         found = settings.top_names()
@@ -76,11 +77,12 @@ def look(settings: BucketSettings, provider: Callable[[str], Provider]) -> tuple
 
 def look_at_role(account: Account, name: str) -> RoleFacts:
     """Return the role of that name as it is."""
+    number = ""
     try:
         number = account.number()
         found = account.role(name)
     except StoreError as error:
-        return RoleFacts(why=str(error))
+        return RoleFacts(number, why=str(error))
     return RoleFacts(number) if found is None else RoleFacts(number, *found)
 
 

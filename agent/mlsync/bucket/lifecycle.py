@@ -58,7 +58,7 @@ def lifecycle_step(wanted: Wanted, facts: BucketFacts, provider: Provider) -> Bu
         return left(facts.bucket, Setting.LIFECYCLE, what, is_refused=asked)
     if not answer.is_known:
         return unknown(facts.bucket, Setting.LIFECYCLE, answer.why)
-    have = {str(rule.get("ID") or ""): rule for rule in answer.document.get("Rules", [])}
+    have = {str(rule.get("ID") or f"#{at}"): rule for at, rule in enumerate(answer.document.get("Rules", []))}
     rules = rules_of(wanted, have, provider)
     lines = [_compared(have.get(name), rule) for name, rule in rules.items()]
     if facts.others:

@@ -91,27 +91,53 @@ def _steps_of_bucket(wanted: Wanted, facts: BucketFacts, region: str | None, see
 
 def _steps_of_second(wanted: Wanted, seen: Seen, second: BucketFacts, key: str) -> Iterator[BucketStep]:
     """Yield the steps of the second bucket, of the role, and of the replication itself."""
-    copy_key = replication.second_key(wanted, seen.first.answer(Setting.REPLICATION).document, key, seen.second_region)
-    alike = replace(wanted, bucket=second.bucket, second=None, kms_key=copy_key or (NONE if not key else None))
-    if wanted.lock is None and (lock := lock_of(seen.first.answer(Setting.LOCK).document)):
+    have = seen.first.answer(Setting.REPLICATION).document
+    copy_key = replication.second_key(wanted, have, key, seen.second_region)
+    # What the second bucket has of its own is not made weaker: a key, a longer lock.
+    alike = replace(
+        wanted, bucket=second.bucket, second=None, kms_key=copy_key or (NONE if wanted.kms_key == NONE else None)
+    )
+    lock = lock_of(seen.first.answer(Setting.LOCK).document)
+    if wanted.lock is None and lock is not None and lock_of(second.answer(Setting.LOCK).document) is None:
         # What the first bucket locks can only be replicated to one that locks too.
         alike = replace(alike, lock=lock)
     yield from _steps_of_bucket(alike, second, seen.second_region, seen)
     if Setting.REPLICATION in wanted.skip:
         return
-    if copy_key is None:
-        what = f"the objects are encrypted by {key}, and the second bucket needs a key in its own region"
-        yield left(seen.first.bucket, Setting.REPLICATION, f"{what}: give --second-kms-key", is_refused=True)
+    if (hindrance := _hindrance(wanted, seen.first, key, copy_key)) is not None:
+        yield hindrance
         return
+    assert copy_key is not None
     name = replication.role_name(wanted)
     first = (seen.first.bucket, seen.region, key)
     rights = replication.policy_of(wanted, first, (second.bucket, seen.second_region, copy_key))
     role = seen.role or RoleFacts()
     yield replication.role_step(name, role, rights)
+    if role.why and not role.account:
+        # The role's name has the account's number in it.
+        yield unknown(seen.first.bucket, Setting.REPLICATION, role.why)
+        return
     arn = f"arn:{replication.partition_of(seen.region)}:iam::{role.account}:role/{name}"
     target = replication.arn_of(second.bucket, seen.second_region)
     rule = replication.rule_of(wanted, target, copy_key, 1)
     yield replication.replication_step(seen.first, rule, arn, seen.provider)
+
+
+def _hindrance(wanted: Wanted, first: BucketFacts, key: str, copy_key: str | None) -> BucketStep | None:
+    """Return the step that says why what is in the bucket cannot be replicated, ``None`` if it can."""
+    answer = first.answer(Setting.ENCRYPTION)
+    if wanted.kms_key is None and answer.why:
+        # A rule that knows nothing of a key would copy nothing that a key encrypts.
+        return unknown(first.bucket, Setting.REPLICATION, answer.why)
+    kind = str(_encryption(answer.document).get("SSEAlgorithm") or "")
+    why = None
+    if key and not key.startswith("arn:"):
+        why = f"the role has to name the key {key} by its ARN: give --sse-kms-key"
+    elif not key and wanted.kms_key is None and kind.startswith(_SSE_KMS):
+        why = "no replication can use AWS's own key, by which the bucket encrypts: give --sse-kms-key"
+    elif copy_key is None:
+        why = f"{key} encrypts here, and the second bucket needs a key in its own region: give --second-kms-key"
+    return None if why is None else left(first.bucket, Setting.REPLICATION, why, is_refused=True)
 
 
 def _public(wanted: Wanted, facts: BucketFacts, seen: Seen) -> BucketStep | None:
@@ -169,7 +195,7 @@ def _encryption_step(wanted: Wanted, facts: BucketFacts, seen: Seen) -> BucketSt
     # Keys for a bucket ask KMS less often; with two layers S3 has none.
     bucket_key = default["SSEAlgorithm"] == _SSE_KMS
     will = {**rule, "ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": bucket_key}
-    fits = canonical(have) == canonical(default) and bool(rule.get("BucketKeyEnabled")) in (bucket_key, not asked)
+    fits = canonical(have) == canonical(default) and (not (asked and bucket_key) or bool(rule.get("BucketKeyEnabled")))
     words = encryption_words(answer.document), encryption_words({"Rules": [will]})
     return step_of(facts.bucket, Setting.ENCRYPTION, answer, {"Rules": [will]}, words, fits=fits)
 

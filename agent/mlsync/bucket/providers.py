@@ -111,6 +111,7 @@ PROVIDERS: Final = (
         r"seaweed(fs)?([.-].*)?",
         "SeaweedFS",
         lacks={
+            Setting.PUBLIC: "a bucket is private unless a policy says otherwise",
             Setting.REPLICATION: "mlsync copy --to makes a second copy; or weed filer.sync",
             TIERS: f"{_PACKS_STAY}",
         },

@@ -57,6 +57,8 @@ def second_key(wanted: Wanted, document: Mapping[str, Any], key: str, region: st
     """
     if not key:
         return ""
+    if not key.startswith("arn:"):
+        return None
     if wanted.second is not None and wanted.second.kms_key is not None:
         return wanted.second.kms_key
     rule = _by_name(document).get(wanted.rule_name(_KIND)) or {}
@@ -85,11 +87,11 @@ def policy_of(
     reads += ["s3:GetObjectRetention", "s3:GetObjectLegalHold"]
     statements: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": ["s3:GetReplicationConfiguration", "s3:ListBucket"], "Resource": here},
-        {"Effect": "Allow", "Action": reads, "Resource": f"{here}/{wanted.below}*"},
+        {"Effect": "Allow", "Action": reads, "Resource": f"{here}/{_literal(wanted.below)}*"},
         {
             "Effect": "Allow",
             "Action": ["s3:ReplicateObject", "s3:ReplicateTags"],
-            "Resource": f"{there}/{wanted.below}*",
+            "Resource": f"{there}/{_literal(wanted.below)}*",
         },
     ]
     for one, place, actions in (
@@ -171,6 +173,11 @@ def _compared(have: Mapping[str, Any] | None, rule: Mapping[str, Any], *, is_rol
     if same_rule(have, rule) and is_role_ours:
         return StepLine(StepMark.SAME, described(rule))
     return StepLine(StepMark.CHANGED, f"{described(have)} -> {described(rule)}")
+
+
+def _literal(prefix: str) -> str:
+    """Return a prefix as a policy has it in which nothing is a pattern or a variable."""
+    return prefix.replace("$", "${$}").replace("*", "${*}")
 
 
 def _by_name(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -42,7 +42,7 @@ Examples:
 _APPLY_EXAMPLES = """\b
 Examples:
   mlsync bucket apply s3://ckpt --region eu-central-1
-  mlsync bucket apply s3://a --replicate-to s3://b --second-region eu-west-1
+  mlsync bucket apply --replicate-to s3://copy --second-region eu-west-1
 """
 _SHOW_EXAMPLES = """\b
 Examples:
@@ -223,12 +223,23 @@ def _wanted(config: Config, given: dict[str, Any]) -> Wanted:
         tiers=tiers_of(given["tiers"]),
         noncurrent_days=given["noncurrent_days"],
         abort_days=given["abort_uploads_days"],
-        kms_key=given["sse_kms_key"],
+        kms_key=given["sse_kms_key"] or _own_key(config, replicates=given["replicate_to"] is not None),
         lock=lock,
         second=second_of(given["replicate_to"], given["second_region"], given["second_kms_key"], prefix),
         skip=frozenset(Setting[SKIPPED[name]] for name in given["skipped"]),
         grace_s=longest_grace_s(config),
     )
+
+
+def _own_key(config: Config, *, replicates: bool) -> str | None:
+    """Return the key by which mlsync itself has new objects encrypted, if the configuration names one by its ARN."""
+    key = config.s3.kms_key_id if (config.s3.sse or "").startswith("aws:kms") else None
+    if key is not None and key.startswith("arn:") and ":key/" in key:
+        return key
+    if replicates and (config.s3.sse or "").startswith("aws:kms"):
+        what = "objects are encrypted by sse under [s3], and replication needs the key's ARN"
+        raise ConfigInvalid(what, advice="set kms_key_id to it, or give --sse-kms-key")
+    return None
 
 
 @contextmanager

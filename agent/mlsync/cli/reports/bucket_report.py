@@ -44,6 +44,8 @@ def print_plan(seen: Seen, plan: BucketPlan, *, quiet: bool) -> None:
 def print_done(applied: BucketApplied | None, after: BucketPlan, *, quiet: bool) -> None:
     """Print what failed, and whether all holds."""
     if applied is not None:
+        for step in applied.lacking:
+            output.say_wrapped(f"left out: {_where(step)}: the server has none", rest="          ")
         for step, why in applied.failed:
             output.say_wrapped(f"failed: {_where(step)}: {why}", rest="        ")
         came_back = [step for step in after.changes if step.name not in {one.name for one, _ in applied.failed}]

@@ -956,6 +956,7 @@ def bucket_plan_json(
             for step in plan.steps
         ],
         "notes": list(plan.notes),
+        "lacking": [] if applied is None else list(dict.fromkeys(step.name for step in applied.lacking)),
         "failed": [{"bucket": step.bucket or None, "setting": step.name, "why": why} for step, why in failed],
     }
 

@@ -117,10 +117,21 @@ class BucketSettings:
             self._move_to(stated)
             return stated
         if status_of(answer) == _FORBIDDEN:
+            self._refuse_keys()
             what = "these credentials may not see the bucket, or it is another account's"
             advice = "allow s3:ListBucket there, or choose another name"
             raise errors.StoreDenied(what, where=self._location, advice=advice) from answer
         raise error
+
+    def _refuse_keys(self) -> None:
+        """Raise what the server says of keys that it does not take: the answer to HEAD has no body to say it in."""
+        try:
+            self._call("get_bucket_location", {"Bucket": self.bucket})
+        except errors.StoreDenied as error:
+            if _code_behind(error) not in ("", "AccessDenied", "AllAccessDisabled"):
+                raise
+        except errors.StoreError:
+            return
 
     def belongs_to(self, account: str) -> bool:
         """Return whether the bucket is that account's."""
@@ -179,8 +190,9 @@ class BucketSettings:
 
     def rule_texts(self, setting: Setting) -> dict[str, str]:
         """Return the server's own text of each rule, by the rule's name."""
-        texts = texts_of(self._read_text(setting))
-        if len(texts) != len(self.read(setting).get("Rules", [])):
+        found, text = self._read_text(setting)
+        texts = texts_of(text)
+        if len(texts) != len(found.get("Rules", [])) or "\ufffd" in text:
             what = f"the rules of the {setting.value} are written in a way that mlsync cannot keep"
             raise errors.StoreBroken(what, where=self._location, advice="change them by the server's own tools")
         return texts
@@ -227,8 +239,8 @@ class BucketSettings:
                 return found
         raise errors.StoreBroken("the bucket's policy is no JSON object", where=self._location)
 
-    def _read_text(self, setting: Setting) -> str:
-        """Return the document as the server wrote it."""
+    def _read_text(self, setting: Setting) -> tuple[dict[str, Any], str]:
+        """Return the document, and as the server wrote it."""
         event = f"after-call.s3.{_OF_RULES[setting][0]}"
         bodies: list[bytes] = []
 
@@ -241,7 +253,7 @@ class BucketSettings:
             found = self.read(setting)
         finally:
             events.unregister(event, note)
-        return bodies[-1].decode() if found and bodies else ""
+        return found, bodies[-1].decode("utf-8", "replace") if found and bodies else ""
 
     def _send_text(self, setting: Setting, operation: str, more: Mapping[str, object], text: str) -> None:
         event = f"before-sign.s3.{_OF_RULES[setting][1]}"
