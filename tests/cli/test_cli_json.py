@@ -16,6 +16,7 @@ import torch
 from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
+from mlsync.app.pass_result import PassResult
 from mlsync.bucket.apply import BucketApplied
 from mlsync.bucket.facts import BucketFacts, RoleFacts, SettingAnswer
 from mlsync.bucket.plan import Seen
@@ -26,12 +27,13 @@ from mlsync.cli.reports.cold_report import cold_json
 from mlsync.cli.reports.json import bucket_plan_json, bucket_show_json, check_json, key_json, notify_json, now_json
 from mlsync.codec.keys import Keys
 from mlsync.cold.find import ColdPack
-from mlsync.config.model import Config, MlflowSettings, NotifySettings
+from mlsync.config.model import Config, MirrorSettings, MlflowSettings, NotifySettings
 from mlsync.demo import report
 from mlsync.doctor.findings import Diagnosis, Grade
 from mlsync.errors import StoreDenied, StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
+from mlsync.service.afterwards.mirrors import AgentMirrors
 from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.passes.pass_process import Opened
 from mlsync.service.preemption_watch import PreemptionWatch
@@ -521,6 +523,18 @@ def test_registrations_are_as_documented(tmp_path):
     models._run(Opened(keys, conditional_create=True, slot="keys/0"), "yolo").waiting[:] = [0, 3]
     compare("registry or null", models.as_json(), "registry")
     models.close()
+
+
+def test_mirrors_are_as_documented(tmp_path):
+    """How the agent's mirrors stand has the documented fields."""
+    config = dataclasses.replace(Config("file:///r", tmp_path), mirrors=(MirrorSettings("s3://far/x"),))
+    copied = {"copied": 3, "newest": 3, "behind": 0}
+    done = {"runs": {"yolo": copied}, "versions": 1, "bytes": 9, "faults": []}
+    opened = Opened(Keys(bytes(32), bytes(16)), conditional_create=True, slot="keys/0")
+    mirrors = AgentMirrors(config, lambda: opened, SilentMonitor(), ask=lambda *_: done)
+    mirrors.passed("yolo", PassResult("yolo", 3, 3, (), ""))
+    mirrors.close()
+    compare("list of mirrored copy", mirrors.as_json(), "mirrors")
 
 
 def test_cold_packs_are_as_documented():

@@ -54,9 +54,19 @@ def run(name="yolo"):
 REGISTRY = {"waiting": [{"run": "a", "version": 1}], "registered": 2, "failed": 3}
 
 
+MIRROR = {
+    "name": "far",
+    "failures": 1,
+    "copied_versions": 3,
+    "copied_bytes": 300,
+    "runs": [{"run": HOSTILE, "version": 2, "behind_versions": 6, "behind_s": None}],
+}
+
+
 def families(*runs):
     """What Prometheus reads."""
-    return {one.name: one for one in text_string_to_metric_families(exposition(runs, 1.5, CHANNELS, REGISTRY).decode())}
+    text = exposition(runs, 1.5, CHANNELS, REGISTRY, [MIRROR]).decode()
+    return {one.name: one for one in text_string_to_metric_families(text)}
 
 
 def names():
@@ -91,7 +101,7 @@ def used(text):
 def test_alerts_name_what_is_exported():
     """Each alert rule asks for metrics that the agent has, and says what is wrong."""
     rules = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text())["groups"][0]["rules"]
-    assert len(rules) == 11
+    assert len(rules) == 13
     for rule in rules:
         assert used(rule["expr"])
         assert used(rule["expr"]) <= names()

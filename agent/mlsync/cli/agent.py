@@ -33,6 +33,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.afterwards.daily_prune import DailyPrune
 from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.mirrors import AgentMirrors
 from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
@@ -108,6 +109,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
         ]
         options = AgentOptions.of(config)
         evaluations = AgentEvaluations(config, partial(opener.opened, threading.Event()), monitor)
+        mirrors = AgentMirrors(config, partial(opener.opened, threading.Event()), monitor)
         agent = Agent(
             jobs,
             options,
@@ -116,6 +118,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             read_again=read_again,
             registrations=models,
             evaluations=evaluations,
+            mirrors=mirrors,
         )
         prune.told = agent.news.pruned
         for one in at_start(config):
@@ -126,6 +129,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             agent.run()
         finally:
             evaluations.close()
+            mirrors.close()
             prune.close()
             models.close()
             for job in jobs:

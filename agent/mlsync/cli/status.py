@@ -17,7 +17,7 @@ from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import service_options
 from mlsync.cli.reports.json import fleet_json, status_json
-from mlsync.cli.reports.live_report import channel_lines, live_lines, notice_lines
+from mlsync.cli.reports.live_report import channel_lines, live_lines, mirror_lines, notice_lines
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.config.load import find_config
@@ -221,7 +221,9 @@ def _show(
     _labelled("configuration", [str(config.path) if config.path else "none, since --repo names the repository"])
     _labelled("repository", [config.repository])
     if runs:
-        notices = [line for one in live.agents for line in (*notice_lines(one, now_s), *channel_lines(one))]
+        notices = [
+            line for one in live.agents for line in (*notice_lines(one, now_s), *channel_lines(one), *mirror_lines(one))
+        ]
         agent = merged(agents)
         _labelled("agent", [*_agents_in_words(agents, now_s), *_stale_in_words(agent, live, now_s), *notices])
     told = live.runs

@@ -25,6 +25,7 @@ from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.mirrors import AgentMirrors
 from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.grace import stop_within_s
 from mlsync.service.job import RunJob, hung_after_s
@@ -51,6 +52,8 @@ _LOG: Final = logging.getLogger(__name__)
 _STOP, _BACKUP_NOW, _RELOAD, _STATE_CHANGED, _NOTICED, _END = b"s", b"n", b"r", b"c", b"p", b"e"
 # A last pass that nobody hurries may take as long as it makes progress; a store that is away gives up long before.
 _SILENT_S_MAX: Final = 150.0
+# How long the end waits for copies where nothing says by when it is over.
+_MIRRORS_S_MAX: Final = 600.0
 _SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _RELOAD, signal.SIGUSR1: _BACKUP_NOW}
 TICK_S = 20.0
 # A tick that comes later than so many says that this process could not run.
@@ -114,6 +117,7 @@ class Agent:
         read_again: Callable[[], bool] = lambda: False,
         registrations: Registrations | None = None,
         evaluations: AgentEvaluations | None = None,
+        mirrors: AgentMirrors | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -134,6 +138,13 @@ class Agent:
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._records = {job.name: RunRecord(wall=wall) for job in jobs}
         heartbeat = HeartbeatUrl(options.heartbeat_url_file, monitor)
+        self._mirrors = mirrors
+        # Where only a mirror is safe, a proof in the repository is no reason to say that all is well.
+        safe_at_proof = mirrors is None or not mirrors.decides
+        if mirrors is not None:
+            mirrors.proved_until = lambda run: self._records[run].proved_until_s
+            mirrors.safe = lambda _run: self._safe_in_mirror(heartbeat)
+            mirrors.changed = lambda: self._wake(_STATE_CHANGED)
         directory = options.status_file.parent
         self._place = AgentPlace(directory, options.repository, self._records)
         with suppress(OSError):
@@ -153,7 +164,13 @@ class Agent:
         if registrations is not None:
             registrations.told = self.news.registered
         recorded = [
-            RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self._passed, job.name), wall=wall)
+            RecordedJob(
+                job,
+                self._records[job.name],
+                heartbeat.proved if safe_at_proof else lambda: None,
+                partial(self._passed, job.name),
+                wall=wall,
+            )
             for job in jobs
         ]
         self._evaluations = evaluations
@@ -233,6 +250,13 @@ class Agent:
         self.news.passed(run, outcome)
         if self._evaluations is not None:
             self._evaluations.passed(run)
+        if self._mirrors is not None:
+            self._mirrors.passed(run, outcome)
+
+    def _safe_in_mirror(self, heartbeat: HeartbeatUrl) -> None:
+        """Tell that more of a run is in a mirror; the thread that copied it calls this."""
+        if self._mirrors is not None and self._mirrors.decides:
+            heartbeat.proved()
 
     def _measured(self, run: str, measured: LastEvaluation) -> None:
         """Note and tell what became of an evaluation; its thread calls this."""
@@ -279,6 +303,8 @@ class Agent:
                 self._request_all()
             if _NOTICED in events:
                 self._preemption.heed()
+                if self._mirrors is not None:
+                    self._mirrors.hurry()
             check_clock()
             self._check_workers()
             self._report()
@@ -359,7 +385,9 @@ class Agent:
 
     def metrics(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
-        return exposition(self.statuses(), self._started_s, self._telling.as_json(), self._registry_json())
+        return exposition(
+            self.statuses(), self._started_s, self._telling.as_json(), self._registry_json(), self._mirrors_json()
+        )
 
     def page(self) -> bytes:
         """Return the status page."""
@@ -447,7 +475,12 @@ class Agent:
     def _content(self, runs: Sequence[status.RunStatus], now_s: float) -> dict[str, Any]:
         notices = self._preemption.as_json()
         channels, registry = self._telling.as_json(), self._registry_json()
-        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices, channels, registry)
+        return status.as_json(
+            runs, self._options.repository, self._started_s, now_s, notices, channels, registry, self._mirrors_json()
+        )
+
+    def _mirrors_json(self) -> list[dict[str, Any]]:
+        return [] if self._mirrors is None else self._mirrors.as_json()
 
     def _registry_json(self) -> dict[str, Any] | None:
         return None if self._registrations is None else self._registrations.as_json()
@@ -474,6 +507,8 @@ class Agent:
             silence_factor=self._options.silence_factor,
             lag_s=lag_s,
             proof_lag_s=proof_lag_s,
+            safe_in_mirror=self._mirrors is not None and self._mirrors.decides,
+            mirrored_until_s=None if self._mirrors is None else self._mirrors.safe_until_s(worker.job.name),
         )
 
     def _restore_states(self) -> None:
@@ -483,10 +518,14 @@ class Agent:
         proved = status.read_proved_until(self._place.directory, self._options.repository)
         for run, record in self._records.items():
             record.proved_until_s = proved.get(run)
+        if self._mirrors is not None:
+            self._mirrors.restore(status.read_mirrors(self._place.directory, self._options.repository))
 
     def _end(self) -> None:
         """Have all workers make a last pass, within the time that the settings allow, and report the status."""
-        self._await_workers(self._begin_last_passes())
+        deadline_s = self._begin_last_passes()
+        self._await_workers(deadline_s)
+        self._await_mirrors(deadline_s)
         for worker in self._workers:
             if worker.thread.is_alive():
                 self._monitor.notice(
@@ -521,6 +560,19 @@ class Agent:
                 return
             if _END in events:
                 deadline_s = self._begin_last_passes()
+            self._notifier.alive()
+
+    def _await_mirrors(self, deadline_s: float | None) -> None:
+        """Wait until the last versions are in the mirrors, if the repository may go with this machine."""
+        if self._mirrors is None or not self._mirrors.decides or not self._mirrors.is_busy:
+            return
+        self._mirrors.hurry()
+        until_s = time.monotonic() + _MIRRORS_S_MAX if deadline_s is None else deadline_s
+        while self._mirrors.is_busy and (left_s := until_s - time.monotonic()) > 0:
+            events = self._wait(min(left_s, 0.25))
+            self.unheard += events
+            if _STOP in events:
+                return
             self._notifier.alive()
 
     def _wake(self, event: bytes) -> None:

@@ -8,11 +8,9 @@ from typing import Any, Final
 
 from mlsync.config.model import Config
 from mlsync.errors import AgentAway, VersionStale
-from mlsync.service.status import AgentSeen
+from mlsync.service.status import AgentSeen, safe_s
 from mlsync.service.talk.client import agents
 
-# Fields of a run that hold when it was known to be proved.
-_PROVED: Final = ("last_proved_s", "proved_until_s")
 _NAMED_MAX: Final = 5
 
 
@@ -47,10 +45,13 @@ def live_status(config: Config) -> Live:
 
 
 def proved_s(runs: Sequence[str], live: Live, agent: AgentSeen | None) -> dict[str, float | None]:
-    """Return for each run the last moment at which all of it was in a proved version, as far as this machine knows."""
+    """Return for each run the last moment at which all of it was safe, as far as this machine knows.
+
+    Safe is what is in a proved version, or in one that is in a mirror too, as ``safe`` under ``[agent]`` says.
+    """
     seen = {} if agent is None else {run.run: run.proved_s for run in agent.runs}
     told = live.runs
-    return {run: _newest(told[run]) if run in told else seen.get(run) for run in runs}
+    return {run: safe_s(told[run]) if run in told else seen.get(run) for run in runs}
 
 
 def refuse_stale(proved: Mapping[str, float | None], max_age_s: float, now_s: float) -> None:
@@ -62,10 +63,6 @@ def refuse_stale(proved: Mapping[str, float | None], max_age_s: float, now_s: fl
     more = f", and {len(texts) - _NAMED_MAX} more" if len(texts) > _NAMED_MAX else ""
     what = f"no proved version is as young as {_length(max_age_s)}: {', '.join(texts[:_NAMED_MAX])}{more}"
     raise VersionStale(what)
-
-
-def _newest(run: Mapping[str, Any]) -> float | None:
-    return max((float(run[name]) for name in _PROVED if run.get(name) is not None), default=None)
 
 
 def _age(run: str, at_s: float | None, now_s: float) -> str:

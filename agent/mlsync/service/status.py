@@ -24,7 +24,7 @@ FORMAT = 1
 _Parsed = TypeVar("_Parsed")
 _BYTES_MAX = 16 << 20
 _WRITTEN_EVERY_S = 60.0
-_PASSING = frozenset({"doing", "silent_s", "unproved_s", "no_checkpoint_s", "next_try_s"})
+_PASSING = frozenset({"doing", "silent_s", "unproved_s", "unsafe_s", "no_checkpoint_s", "next_try_s", "behind_s"})
 _BLOCK_BYTES, _ROOM_BYTES = 4096, 1024
 # What a restarted agent takes over, so that it can show its last version before it has made a new one.
 _KEPT = ("last_version", "last_version_s", "last_proved_version", "last_proved_s", "last_pass_s")
@@ -47,7 +47,8 @@ class RunStatus:
 
     *silent_s*: for how long a pass that is under way made no progress. *changed_s*: when the first change came that no
     pass has looked at. *lag_s* and *proof_lag_s*: by how much the newest save that is stored, and that is proved, is
-    older than the newest one that was seen.
+    older than the newest one that was seen. With *safe_in_mirror* only what is in a mirror is safe: everything that the
+    directory held at *mirrored_until_s*.
     """
 
     run: str
@@ -63,6 +64,8 @@ class RunStatus:
     silence_factor: float = 0.0
     lag_s: float = 0.0
     proof_lag_s: float = 0.0
+    safe_in_mirror: bool = False
+    mirrored_until_s: float | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -87,6 +90,22 @@ class RunStatus:
         if not is_whole:
             return max(0.0, self.now_s - proved_until_s)
         return 0.0 if self.changed_s is None else max(0.0, self.now_s - max(self.changed_s, proved_until_s))
+
+    @property
+    def safe_until_s(self) -> float | None:
+        """Everything that was in the directory then is safe; ``None`` if nothing is known to be."""
+        return self.mirrored_until_s if self.safe_in_mirror else self.record.proved_until_s
+
+    @property
+    def unsafe_s(self) -> float | None:
+        """The seconds of training that are not safe yet; ``None`` if nothing ever was, as far as is known."""
+        if not self.safe_in_mirror:
+            return self.unproved_s
+        if self.mirrored_until_s is None:
+            return None
+        if self.mirrored_until_s >= (self.record.proved_until_s or 0.0):
+            return self.unproved_s
+        return max(0.0, self.now_s - self.mirrored_until_s)
 
     @property
     def no_checkpoint_s(self) -> float | None:
@@ -161,6 +180,7 @@ def as_json(
     notices: Sequence[Mapping[str, Any]] = (),
     channels: Sequence[Mapping[str, Any]] = (),
     registry: Mapping[str, Any] | None = None,
+    mirrors: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the content of the status file; times are seconds since 1970."""
     return {
@@ -174,6 +194,7 @@ def as_json(
         "notices": list(notices),
         "channels": list(channels),
         "registry": None if registry is None else dict(registry),
+        "mirrors": list(mirrors),
     }
 
 
@@ -187,7 +208,13 @@ def is_news(content: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
 def _lasting(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what does not change by itself as time goes by."""
     runs = [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
-    return [*runs, *content.get("notices", []), *content.get("channels", []), content.get("registry") or {}]
+    told = [*content.get("notices", []), *content.get("channels", []), content.get("registry") or {}]
+    return [*runs, *told, *map(_lasting_copy, content.get("mirrors", []))]
+
+
+def _lasting_copy(mirror: Mapping[str, Any]) -> dict[str, Any]:
+    runs = [{name: value for name, value in run.items() if name not in _PASSING} for run in mirror["runs"]]
+    return {**mirror, "runs": runs}
 
 
 def write_status(file: Path, content: Mapping[str, Any]) -> None:
@@ -229,6 +256,15 @@ def read_proved_until(directory: Path, repository: str) -> dict[str, float]:
 
     known = {run: until_s for runs in _read(directory, repository, known_in) for run, until_s in runs.items()}
     return {run: float(until_s) for run, until_s in known.items() if until_s is not None}
+
+
+def read_mirrors(directory: Path, repository: str) -> list[Mapping[str, Any]]:
+    """Return how the mirrors stood for the last agent, which ``AgentMirrors.restore`` checks."""
+
+    def mirrors_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [dict(one) for one in content.get("mirrors", [])]
+
+    return [one for mirrors in _read(directory, repository, mirrors_in) for one in mirrors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +348,14 @@ def _run_seen(run: Mapping[str, Any]) -> RunSeen:
         last_proved_version=_number(run["last_proved_version"]),
         last_error=None if run["last_error"] is None else str(run["last_error"]),
         troubles=tuple(map(str, run["troubles"])),
-        proved_s=max(
-            filter(None, (_number(run.get(name)) for name in ("last_proved_s", "proved_until_s"))), default=None
-        ),
+        proved_s=safe_s(run),
     )
+
+
+def safe_s(run: Mapping[str, Any]) -> float | None:
+    """Return the last moment at which all of a run was safe, as a status has it."""
+    names = ("safe_until_s",) if run.get("safe") == "mirror" else ("last_proved_s", "proved_until_s")
+    return max(filter(None, (_number(run.get(name)) for name in names)), default=None)
 
 
 def _process_began_s(pid: int) -> float | None:
@@ -356,6 +396,9 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "retry_count": run.heartbeat.retry_count,
         "proved_until_s": _rounded(run.record.proved_until_s),
         "unproved_s": _rounded(run.unproved_s),
+        "safe": "mirror" if run.safe_in_mirror else "repository",
+        "safe_until_s": _rounded(run.safe_until_s),
+        "unsafe_s": _rounded(run.unsafe_s),
         "changed_s": _rounded(run.changed_s),
         "lag_s": _rounded(run.lag_s),
         "proof_lag_s": _rounded(run.proof_lag_s),

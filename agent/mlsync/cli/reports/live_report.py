@@ -46,6 +46,21 @@ def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:
             yield f"{what}; THIS MACHINE ENDS IN {_span(left_s)}"
 
 
+def mirror_lines(agent: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each mirror: what it has, how far it is behind, and why it fails."""
+    for mirror in agent.get("mirrors", ()):
+        behind = [run for run in mirror["runs"] if run["behind_versions"]]
+        if mirror["failures"]:
+            yield f"mirror {mirror['name']}: fails: {mirror['last_failure']}"
+        for run in behind:
+            missing = f"{count(run['behind_versions'], 'version')}, {_span(run['behind_s'] or 0.0)} behind"
+            has = "no version known there" if run["version"] is None else f"has version {run['version']}"
+            yield f"mirror {mirror['name']}: {run['run']}: {has}, {missing}"
+        if not behind and not mirror["failures"]:
+            has = ", ".join(f"{run['run']}/{run['version']}" for run in mirror["runs"] if run["version"] is not None)
+            yield f"mirror {mirror['name']}: " + (f"has all, {has}" if has else "nothing copied yet")
+
+
 def channel_lines(agent: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each channel that does not take its notices, and one for a registry that takes no versions."""
     registry = agent.get("registry") or {}
@@ -85,6 +100,12 @@ def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:
     unproved_s = run.get("unproved_s")
     if unproved_s is not None and unproved_s >= _AT_RISK_S:
         yield f"not yet proved elsewhere: the last {duration(unproved_s)} of training"
+    if run.get("safe") == "mirror":
+        unsafe_s = run.get("unsafe_s")
+        if unsafe_s is None:
+            yield "nothing is known to be safe in a mirror yet"
+        elif unsafe_s >= max(_AT_RISK_S, (unproved_s or 0.0) + 1):
+            yield f"not yet safe in a mirror: the last {duration(unsafe_s)} of training"
     if run.get("no_checkpoint_s") is not None:
         usual = duration(run["usual_interval_s"])
         yield f"no new checkpoint for {duration(run['no_checkpoint_s'])}, and usually one comes after {usual}"

@@ -40,6 +40,7 @@ from mlsync.service.passes.pass_process import (
     HANDOVER,
     HURRY,
     STOP,
+    CopyRequest,
     EvaluateRequest,
     LookRequest,
     Opened,
@@ -155,6 +156,8 @@ class PassChild(LogMonitor):
                 done = self._prune(request)
             case RegisterRequest():
                 done = self._register(request)
+            case CopyRequest():
+                done = self._copy(request)
             case RestoreRequest():
                 done = self._bring_back(request)
         return done
@@ -315,6 +318,17 @@ class PassChild(LogMonitor):
         stand_back()
         session = self._confirmed(request.config, request.opened)
         return register_wanted(session, request.wanted, self, self._stop).as_json()
+
+    def _copy(self, request: CopyRequest) -> dict[str, Any]:
+        from mlsync.app.mirroring import copy_to_mirror  # late: most processes copy nothing
+
+        if request.hurries:
+            SLOWNESS.begin(hurries=True)
+        else:
+            stand_back()
+        mirror = next(one for one in request.config.mirrors if one.name == request.mirror)
+        session = self._confirmed(request.config, request.opened)
+        return copy_to_mirror(session, mirror, request.runs, self, self._stop, newest_only=request.newest_only)
 
     def _evaluate(self, request: EvaluateRequest) -> dict[str, Any]:
         from mlsync.app.evaluating import evaluate_chosen  # late: it loads all that reads checkpoints

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -125,6 +125,22 @@ class RegisterRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """Copy what the mirror of that name lacks of *runs*; ``done`` is what ``AgentMirrors`` looks at.
+
+    It has the lowest priority, unless it *hurries*: then limits do not count either, and of a run in *newest_only* only
+    that version is copied.
+    """
+
+    config: Config
+    opened: Opened
+    mirror: str
+    runs: tuple[str, ...]
+    hurries: bool = False
+    newest_only: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateRequest:
     """Evaluate a version at the lowest priority, if it is chosen; ``done`` is what ``AgentEvaluations`` looks at.
 
@@ -149,7 +165,16 @@ class RestoreRequest:
     wanted: str
 
 
-Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RegisterRequest | EvaluateRequest | RestoreRequest
+Request = (
+    LookRequest
+    | OpenRequest
+    | PassRequest
+    | PruneRequest
+    | RegisterRequest
+    | CopyRequest
+    | EvaluateRequest
+    | RestoreRequest
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,18 @@ RUN_METRICS: Final = (
         lambda run: run.unproved_s,
     ),
     Metric(
+        "mlsync_run_safe_until_timestamp_seconds",
+        "gauge",
+        "Everything that the directory held then is safe: proved, and in a mirror if safe under [agent] says so.",
+        lambda run: run.safe_until_s,
+    ),
+    Metric(
+        "mlsync_run_unsafe_seconds",
+        "gauge",
+        "Seconds of training that are not safe yet.",
+        lambda run: run.unsafe_s,
+    ),
+    Metric(
         "mlsync_run_lag_seconds",
         "gauge",
         "By how much the newest stored checkpoint is older than the newest one that was seen.",
@@ -141,11 +153,24 @@ _CHANNEL_METRICS: Final = (
 )
 
 
+# Of each mirror, and of each run in each mirror.
+_MIRROR_METRICS: Final = (
+    ("failures", "mlsync_mirror_failures", "gauge", "Failed copies to the mirror in a row."),
+    ("copied_versions", "mlsync_mirror_copied_versions_total", "counter", "Versions that were copied to the mirror."),
+    ("copied_bytes", "mlsync_mirror_copied_bytes_total", "counter", "Bytes that were copied to the mirror."),
+)
+_MIRRORED_METRICS: Final = (
+    ("behind_versions", "mlsync_mirror_behind_versions", "gauge", "Versions that are to be in the mirror and are not."),
+    ("behind_s", "mlsync_mirror_behind_seconds", "gauge", "For how long the mirror lacks a version; 0 if it has all."),
+)
+
+
 def exposition(
     runs: Sequence[RunStatus],
     started_s: float,
     channels: Sequence[Mapping[str, Any]] = (),
     registry: Mapping[str, Any] | None = None,
+    mirrors: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     """Return all metrics; counters count since the agent started."""
     info = f'mlsync_agent_info{{version="{_escaped(mlsync.__version__)}",host="{_escaped(socket.gethostname())}"}} 1'
@@ -157,6 +182,8 @@ def exposition(
         *(line for metric in RUN_METRICS for line in _of_runs(metric, runs)),
         *(line for one in _CHANNEL_METRICS if channels for line in _of_channels(*one, channels)),
         *(() if registry is None else _of_registry(registry)),
+        *(line for one in _MIRROR_METRICS if mirrors for line in _of_mirrors(*one, mirrors)),
+        *(line for one in _MIRRORED_METRICS if mirrors for line in _of_mirrored_runs(*one, mirrors)),
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
@@ -188,6 +215,22 @@ def _of_registry(registry: Mapping[str, Any]) -> Iterable[str]:
     yield f"mlsync_registrations_total {registry['registered']}"
     yield from _head("mlsync_registration_failures_total", "counter", "Tries to register versions that failed.")
     yield f"mlsync_registration_failures_total {registry['failed']}"
+
+
+def _of_mirrors(field: str, name: str, kind: str, about: str, mirrors: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    yield from _head(name, kind, about)
+    for mirror in mirrors:
+        yield f'{name}{{mirror="{_escaped(mirror["name"])}"}} {float(mirror[field])!r}'
+
+
+def _of_mirrored_runs(
+    field: str, name: str, kind: str, about: str, mirrors: Sequence[Mapping[str, Any]]
+) -> Iterable[str]:
+    yield from _head(name, kind, about)
+    for mirror in mirrors:
+        for run in mirror["runs"]:
+            labels = f'mirror="{_escaped(mirror["name"])}",run="{_escaped(run["run"])}"'
+            yield f"{name}{{{labels}}} {float(run[field] or 0.0)!r}"
 
 
 def _head(name: str, kind: str, about: str) -> tuple[str, str]:

@@ -121,6 +121,7 @@ def _figures(run: RunStatus, versions: Sequence[VersionSeen]) -> str:
         ("last version", proved, "good" if is_proved and state.last_version else "warn"),
         ("made", age, ""),
         ("not yet proved elsewhere", risk, ""),
+        *_far(run),
         ("newest checkpoint ahead of the stored one", _seconds(run.lag_s), ""),
         ("ahead of the proved one", _seconds(run.proof_lag_s), ""),
         (f"stored by {len(versions)} versions", size(stored), ""),
@@ -130,6 +131,13 @@ def _figures(run: RunStatus, versions: Sequence[VersionSeen]) -> str:
     return "".join(
         f'<div><dt>{escape(name)}</dt><dd class="{kind}">{escape(text)}</dd></div>' for name, text, kind in shown
     )
+
+
+def _far(run: RunStatus) -> Iterable[tuple[str, str, str]]:
+    """Yield what is not in a mirror yet, where that is what safe means."""
+    if run.safe_in_mirror:
+        text = "all of it" if run.unsafe_s is None else _seconds(run.unsafe_s)
+        yield "not yet in a mirror", text, "warn" if run.unsafe_s is None else ""
 
 
 def _seconds(seconds: float) -> str:

@@ -32,6 +32,7 @@ from mlsync.errors import Error, KeyServiceUnavailable, RunLocked, StoreUnavaila
 from mlsync.monitor import Monitor
 from mlsync.service.afterwards.daily_prune import DailyPrune
 from mlsync.service.afterwards.evaluations import AgentEvaluations
+from mlsync.service.afterwards.mirrors import AgentMirrors
 from mlsync.service.afterwards.registrations import Registrations
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
@@ -74,6 +75,7 @@ class CompanionProcess:
         self._prune = DailyPrune(start.config, monitor)
         self._models = Registrations(start.config, monitor)
         self._evaluations = AgentEvaluations(start.config, partial(self._opener.opened, threading.Event()), monitor)
+        self._mirrors = AgentMirrors(start.config, partial(self._opener.opened, threading.Event()), monitor)
         self._jobs = [
             BackupJob(
                 self._opener,
@@ -145,6 +147,7 @@ class CompanionProcess:
             self._models.finish(_REGISTER_S)
         self.tell(ended=_ended(agent.last_passes()))
         self._evaluations.close()
+        self._mirrors.close()
         self._prune.close()
         self._models.close()
         for job in self._jobs:
@@ -161,6 +164,7 @@ class CompanionProcess:
                 request_save=self._request_save,
                 registrations=self._models,
                 evaluations=self._evaluations,
+                mirrors=self._mirrors,
             )
             if self._end is not None:
                 self._agent.end(self._end.deadline_s)
