@@ -18,6 +18,7 @@ from seaweed import S3Server, die_with_parent, free_ports
 READY_WITHIN_S = 60
 # The key of the account's root, which may do everything.
 ROOT_KEY = "test"
+_ENFORCING = (str(Path(__file__).with_name("enforcing_aws.py")),)
 
 
 class AwsEmulator:
@@ -44,7 +45,7 @@ class AwsEmulator:
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
+                [sys.executable, *(_ENFORCING if self._enforces else ("-m", "ministack"))],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -28,7 +28,7 @@ def serve() -> None:
     import mlsync.store.s3.store
 
     for command in mlsync.cli.main.COMMANDS:
-        importlib.import_module(f"mlsync.cli.{command}")
+        importlib.import_module(f"mlsync.cli.{mlsync.cli.main.module_of(command)}")
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)

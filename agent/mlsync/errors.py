@@ -122,6 +122,7 @@
     |  `- RegistryDenied         116   the registry of models does not accept the credentials
     |- BucketDiffers             104   a bucket is not set as it was asked for, or that cannot be seen
     |- BucketUnconfirmed         105   a bucket was not changed, since nobody confirmed it
+    |- PolicyTooLong             109   a policy of rights is longer than its provider takes
     |- ExportRefused             117   an export would overwrite something else
     |- MirrorError
     |  |- MirrorIncomplete       121   some versions could not be copied to the mirror, all of them listed
@@ -984,6 +985,13 @@ class BucketUnconfirmed(Error):
 
     exit_code = 105
     usual_advice = "--yes does it without asking"
+
+
+class PolicyTooLong(Error):
+    """The policy that grants a role its rights is longer than AWS or Aliyun takes."""
+
+    exit_code = 109
+    usual_advice = "give the repository a shorter prefix, or a bucket of its own"
 
 
 class ExportRefused(Error):

@@ -163,6 +163,13 @@ def test_a_diagnosis_is_as_documented(saved):
     compare("mlsync doctor", one_value(saved.run("doctor", "--json", "--no-write")), "doctor")
 
 
+def test_a_policy_is_as_documented(fresh):
+    """A policy has the documented fields, and is itself a JSON document."""
+    value = one_value(fresh.good("iam-policy", "s3://bucket/runs", "--role", "writer", "--json"))
+    compare("mlsync iam-policy", value, "iam-policy")
+    assert json.loads(value["policy"])["Version"] == "2012-10-17"
+
+
 def test_a_share_is_as_documented(saved):
     """What a process proved that has a share has the documented fields, whatever was its own."""
     done = saved.good("prove", "--pending", "--level", "2", "--share", "2/3", "--json")

@@ -16,7 +16,7 @@ import mlsync
 from mlsync.cli.arguments.invocation import Invocation
 from mlsync.cli.arguments.parsing import Group, with_common_options
 from mlsync.cli.reports.json import error_json, failure_json
-from mlsync.cli.short_helps import SHORT_HELP_TOGETHER, SHORT_HELPS, TOGETHER
+from mlsync.cli.short_helps import SHORT_HELPS, SHORT_HELPS_TOGETHER, TOGETHER
 from mlsync.cli.terminal import output
 from mlsync.errors import Error
 
@@ -32,23 +32,16 @@ GROUPS: Final = {
     "Every day": ("run", "backup", "now", "agent", "restore"),
     "Look, and hand on": ("versions", "show", "metrics", "diff", "export", "register", "unregister"),
     "Care": (
-        *("pin", "unpin", "forget", "unforget", "prune", "copy"),
-        *(
-            "bucket",
-            "doctor",
-            "notify",
-            "check",
-            "repair",
-            "verify",
-            "prove",
-            "evaluate",
-            "key",
-            "service",
-            "completion",
-        ),
+        *("pin", "unpin", "forget", "unforget", "prune", "copy", "bucket", "iam-policy", "doctor", "notify"),
+        *("check", "repair", "verify", "prove", "evaluate", "key", "service", "completion"),
     ),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
+
+
+def module_of(name: str) -> str:
+    """Return the module of a command."""
+    return name.replace("-", "_")
 
 
 class _Commands(Group):
@@ -64,7 +57,8 @@ class _Commands(Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"mlsync.cli.{cmd_name}"), f"{cmd_name}_command")
+        module = module_of(cmd_name)
+        command = getattr(import_module(f"mlsync.cli.{module}"), f"{module}_command")
         assert isinstance(command, click.Command)
         return command
 
@@ -80,7 +74,7 @@ class _Commands(Group):
 
     def _short_help(self, ctx: click.Context, name: str) -> str:
         if name in TOGETHER.values():
-            return SHORT_HELP_TOGETHER
+            return SHORT_HELPS_TOGETHER[name]
         if name in SHORT_HELPS:
             return SHORT_HELPS[name]
         command = self.get_command(ctx, name)

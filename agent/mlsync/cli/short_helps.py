@@ -37,9 +37,13 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "prove": "Prove versions that lack a full proof.",
     "evaluate": "Measure a checkpoint of a version by a command.",
     "key": "List, add and change what opens the repository.",
+    "iam-policy": "Print the least rights of a role, as JSON.",
     "service": "Install or remove the systemd service.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }
 # A command that stands on the line of another one, and what both do: the list is to fit a screen.
-TOGETHER: Final[Mapping[str, str]] = {"evaluate": "prove"}
-SHORT_HELP_TOGETHER: Final = "Prove what lacks a full proof; measure a checkpoint."
+TOGETHER: Final[Mapping[str, str]] = {"evaluate": "prove", "iam-policy": "bucket"}
+SHORT_HELPS_TOGETHER: Final[Mapping[str, str]] = {
+    "prove": "Prove what lacks a full proof; measure a checkpoint.",
+    "bucket": "Set up a bucket, and a copy; print least rights.",
+}

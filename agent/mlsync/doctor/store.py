@@ -43,12 +43,13 @@ class Remedy(Enum):
 _WEIGHED: Final = {
     Remedy.VERSIONS: (
         "whoever takes this machine over can hide versions, and delete them only with s3:DeleteObjectVersion",
-        "see that these credentials lack that right, or take s3:DeleteObject from them too",
+        "see that these credentials lack that right, or take s3:DeleteObject from them too (mlsync iam-policy)",
     ),
     Remedy.LOCK: ("whoever takes this machine over can hide versions until somebody removes the delete markers", ""),
 }
 _NO_DELETE: Final = (
-    "take s3:DeleteObject from these credentials: only mlsync prune needs it; or lock the bucket's objects (docs/s3.md)"
+    "take s3:DeleteObject from these credentials: mlsync iam-policy --role writer prints what a machine that backs up "
+    "needs; or lock the bucket's objects (docs/s3.md)"
 )
 
 
@@ -120,7 +121,13 @@ def _deletion(store: Store, name: str, *, prunes: bool, is_bucket: bool, remedy:
         what = f"may not delete, and need not; {name} of 1 byte stays in the store"
         if prunes:
             means = 'prune = "daily" under [retention] deletes nothing'
-            return Diagnosis(RIGHTS, Grade.WARNING, what, means, "prune on another machine, or allow s3:DeleteObject")
+            return Diagnosis(
+                RIGHTS,
+                Grade.WARNING,
+                what,
+                means,
+                "prune on another machine, or allow s3:DeleteObject: mlsync iam-policy --role pruner",
+            )
         return Diagnosis(RIGHTS, Grade.FINE, what)
     except StoreError as error:
         return unknown(RIGHTS, f"whether these credentials may delete: {error}", f"remove {name} from the store")

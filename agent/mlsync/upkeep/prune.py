@@ -383,7 +383,7 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
             pruned.records.append(pack_id)
     if pruned.denied and not pruned.deleted and len(pruned.denied) >= len(found.delete) > 0:
         denied = pruned.denied[0]
-        advice = "prune needs the right to delete; docs/s3.md has the rights"
+        advice = "prune needs the right to delete, s3:DeleteObject in a bucket: mlsync iam-policy --role pruner"
         raise StoreDenied(f"nothing could be deleted: {denied.why}", where=denied.key, advice=advice)
     return pruned
 

@@ -5,6 +5,7 @@ Those two are made where they are also written to a file: ``service/status.py`` 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     # Only for annotations: no command pays for the imports of another one.
+    from mlsync.access.policy import PolicyRequest
     from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
     from mlsync.bucket.apply import BucketApplied
@@ -991,6 +993,24 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def iam_policy_json(
+    repository: str,
+    asked: PolicyRequest,
+    run: str | None,
+    policy: Mapping[str, object],
+    said: Iterable[tuple[str, str]],
+) -> dict[str, object]:
+    """Return the policy of a role, as text, and what to know of it."""
+    return {
+        "repository": repository,
+        "role": asked.role.value,
+        "form": asked.place.form.value,
+        "run": run,
+        "policy": json.dumps(policy),
+        "remarks": [text for _, text in said],
+    }
 
 
 def notify_json(answers: Sequence[tuple[NotifySettings, Receipt]]) -> dict[str, object]:

@@ -33,6 +33,7 @@ from mlsync.store.s3.error_table import (
 # In an answer's metadata: the request did not say that its sender pays, and the server may have wanted that.
 MAY_LACK_PAYER = "MlsyncMayLackPayer"
 _PAYER = "; if the bucket makes requesters pay, set requester_pays = true under [s3]"
+_RIGHT = re.compile(r"not authorized to perform: ((?:s3|kms):[A-Za-z]{1,60})\b")
 _WHAT = {errors.NotFound: "no such object", errors.AlreadyExists: "the object exists already"}
 
 
@@ -127,7 +128,8 @@ def translated(error: Exception, where: str) -> errors.StoreError:
     found = translation_of(error) or UNKNOWN_ANSWER
     result = found.kind(_text(error, found), where=where, advice=found.advice)
     if isinstance(error, aws.ClientError):
-        if found in (FORBIDDEN, FORBIDDEN_OR_PROXY) and (right := RIGHTS.get(error.operation_name)):
+        operation = error.operation_name
+        if found in (FORBIDDEN, FORBIDDEN_OR_PROXY) and (right := _stated_right(error) or RIGHTS.get(operation)):
             result.advice = str(found.advice).replace("GetObject, PutObject and ListBucket", right)
         if found in (FORBIDDEN, FORBIDDEN_OR_PROXY) and MAY_LACK_PAYER in error.response.get("ResponseMetadata", {}):
             result.advice = f"{result.advice}{_PAYER}"
@@ -189,6 +191,15 @@ def reason_of(error: Exception) -> str:
 def _inner(error: BaseException | None) -> object:
     """Return the error of urllib3 behind an error of botocore."""
     return getattr(error, "kwargs", {}).get("error")
+
+
+def _stated_right(error: aws.ClientError) -> str:
+    """Return the right that is missing if the answer names it, else an empty string.
+
+    One request may need several: for tags, for the key that encrypts, and for learning that an object is missing.
+    """
+    found = _RIGHT.search(str(error.response.get("Error", {}).get("Message")))
+    return found[1] if found else ""
 
 
 def _stated_region(error: aws.ClientError) -> str:

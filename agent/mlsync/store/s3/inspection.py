@@ -63,6 +63,8 @@ class BucketInspection:
     def __init__(self, url: str, options: StoreOptions) -> None:
         self._settings = BucketSettings(url, options)
         self._bucket, self.prefix = self._settings.bucket, self._settings.prefix
+        # As the store lists: the rights of these credentials may end at the prefix.
+        self._below = f"{self.prefix}/" if self.prefix else ""
         self._location = url
         self._asked_region = options.region
         self._endpoint_url = options.endpoint_url
@@ -74,7 +76,7 @@ class BucketInspection:
     def ahead_s(self, wall: Callable[[], float] = time.time) -> float:
         """Return how far the server's clock is ahead of this machine's, to a second or two."""
         before_s = wall()
-        answer = self._ask("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
+        answer = self._ask("list_objects_v2", Prefix=self._below, MaxKeys=1)
         after_s = wall()
         text = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         try:
@@ -88,12 +90,12 @@ class BucketInspection:
         """Return what anybody may do without credentials: ``list``, ``read``."""
         # Signed and first: it finds out where the bucket's name has to be, whether it is allowed or not.
         with suppress(errors.StoreDenied):
-            self._ask("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
+            self._ask("list_objects_v2", Prefix=self._below, MaxKeys=1)
         client = make_client(self._client.options, self._location)
         client.meta.events.register_first("choose-signer.s3", lambda **_more: UNSIGNED)
-        key = f"{self.prefix}/{MARKER}".lstrip("/")
+        key = self._below + MARKER
         asked: Mapping[str, tuple[str, dict[str, object]]] = {
-            "list": ("list_objects_v2", {"Prefix": self.prefix, "MaxKeys": 1}),
+            "list": ("list_objects_v2", {"Prefix": self._below, "MaxKeys": 1}),
             "read": ("head_object", {"Key": key}),
         }
         try:
