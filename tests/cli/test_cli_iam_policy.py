@@ -238,12 +238,11 @@ def test_without_a_right_that_is_not_essential_the_rest_is_done(account, role, r
 def test_a_right_to_set_a_bucket_up_is_named(account):
     """An admin sets up a bucket; without one of the rights the rest is set, and that one is named."""
     account.machine.good("bucket", "show", **account.roles["admin"])
-    for right, options in SET_BY.items():
-        url = f"s3://{account.bucket}-{right[3:].lower()[:16]}/x"
+    for right, wish in SET_BY.items():
+        url, options = f"s3://{account.bucket}-{right[3:].lower()[:16]}/x", wish
         policy = account.policy("admin", url)
-        if options == ("--replicate-to",):  # the role for that takes rights of IAM, and its bucket those of an admin
-            url = f"s3://{account.bucket}/x"
-            options = (*options, f"s3://{account.bucket}-second/x", "--second-region", "eu-west-1")
+        if wish == ("--replicate-to",):  # the role for that takes rights of IAM, and its bucket those of an admin
+            options = (*wish, f"s3://{account.bucket}-second/x", "--second-region", "eu-west-1")
             more = {"Effect": "Allow", "Action": ["iam:*", "sts:*", *rights_in(policy)], "Resource": ["*"]}
             policy = {**policy, "Statement": [*policy["Statement"], more]}
         apply = ("bucket", "apply", url, "--yes", *options, *account.options)
