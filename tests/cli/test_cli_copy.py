@@ -114,6 +114,28 @@ def test_a_mirror_of_the_configuration_is_named(three):
     assert three.run("copy", "--to", "far", "--to-region", "x").status == 2
 
 
+def test_another_team_gets_versions_under_its_own_key(three):
+    """They open there with that secret alone, and restore; the same command again copies nothing."""
+    theirs, secret = three.base / "theirs", three.base / "secret"
+    secret.write_text("another horse\n")
+    secret.chmod(0o600)
+    with_secret = ("--passphrase-file", secret)
+    three.good("init", theirs, "--watch", three.base / "w", "--config", three.base / "o.toml", *with_secret)
+    copy = ("copy", "--to", theirs, "--rekey", "--to-passphrase-file", secret)
+    assert "3 versions copied" in three.good(*copy, "--verify").out
+    assert "0 versions copied" in three.good(*copy).out
+    assert three.run("check", "--repo", theirs).status == 21
+    three.good("check", "--repo", theirs, "--read-data", *with_secret)
+    three.good("restore", "--repo", theirs, "--to", "back", *with_secret, MLSYNC_CONFIG="")
+    assert content(three.base / "back") == content(three.training)
+    for wrong, status in ((copy[:3], 64), (copy[:4], 2), ((*copy, "--create"), 2)):
+        assert three.run(*wrong).status == status, wrong
+    mirror = three.base / "mirror"
+    three.good("copy", "--to", mirror, "--create")
+    three.good("key", "add", "--repo", mirror, "--new-passphrase-file", secret)
+    assert three.run("copy", "--to", mirror, "--rekey", "--to-passphrase-file", secret).status == 65
+
+
 def test_a_bucket_is_a_mirror_with_a_server_of_its_own(three, s3_server):
     """--to-endpoint-url is the mirror's; the repository is a directory."""
     url, keys = f"s3://{s3_server.make_bucket()}/mirror", s3_server.environment()

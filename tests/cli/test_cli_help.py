@@ -23,7 +23,7 @@ LONG = {
     "backup": 32,
     "prove": 32,
     "evaluate": 29,
-    "copy": 38,
+    "copy": 42,
     "bucket-plan": 31,
     "bucket-apply": 29,
 }

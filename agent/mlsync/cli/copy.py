@@ -6,12 +6,14 @@ import re
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import click
 
 from mlsync.app.mirrors import in_place_of
 from mlsync.app.second_copy import opened_target, target_of
+from mlsync.app.secrets import find_secret
 from mlsync.app.session import Session
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.gently import gently_option
@@ -22,12 +24,14 @@ from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollb
 from mlsync.cli.arguments.stopping import stopping
 from mlsync.cli.reports.json import copy_json
 from mlsync.cli.terminal import output
-from mlsync.config.model import MirrorSettings
+from mlsync.config.model import Config, KeySettings
 from mlsync.config.units import format_age
 from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, MirrorConflict, MirrorIncomplete
 from mlsync.mirror.account import CopyOptions, CopyResult
 from mlsync.mirror.copying import copy_versions
+from mlsync.mirror.rekey import copy_rekeyed
+from mlsync.monitor import Monitor
 from mlsync.repository.listing import run_names
 from mlsync.repository.repository import Repository
 from mlsync.retention.grammar import parse_rules
@@ -43,6 +47,7 @@ Examples:
   mlsync copy --to /mnt/usb/mlsync --run yolo --policy "last 5" --verify
 """
 _SHOWN_MAX = 20
+_PATH = click.Path(path_type=Path)
 _RANGE = re.compile(r"(\d{1,10})-(\d{1,10})", re.ASCII)
 
 
@@ -53,6 +58,17 @@ class CopyChoice:
     runs: tuple[str, ...]
     versions: tuple[str, ...]
     policy: tuple[Rule, ...]
+    create: bool = False
+    rekey: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorServer:
+    """What the command line says of the mirror's server."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
 
 
 def _checked_versions(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -96,6 +112,9 @@ def _checked_rules(_context: click.Context, _option: click.Parameter, value: tup
 @click.option("--to-endpoint-url", metavar="URL", help="The mirror's S3 server, if it is another; '' for AWS.")
 @click.option("--to-region", metavar="NAME", help="The mirror's S3 region.")
 @click.option("--to-profile", metavar="NAME", help="Profile in ~/.aws with the mirror's S3 keys.")
+@click.option("--rekey", is_flag=True, help="Into another repository with another key, made by mlsync init.")
+@click.option("--to-passphrase-file", type=_PATH, metavar="FILE", help="With --rekey: what opens that repository.")
+@click.option("--to-key-file", type=_PATH, metavar="FILE", help="The same, a key file.")
 @accept_rollback_option
 @limit_upload_option
 @limit_download_option
@@ -114,6 +133,9 @@ def copy_command(
     to_endpoint_url: str | None,
     to_region: str | None,
     to_profile: str | None,
+    rekey: bool,
+    to_passphrase_file: Path | None,
+    to_key_file: Path | None,
     accept_rollback: bool,
     limit_upload: Timetable | None,
     limit_download: Timetable | None,
@@ -126,34 +148,26 @@ def copy_command(
     """
     monitor = common.monitor()
     config = limited(common.configuration(), upload=limit_upload, download=limit_download)
-    if versions and policy:
-        raise ConfigInvalid("--version and --policy both say which versions are copied", advice="give one of them")
-    choice = CopyChoice(runs, versions, policy)
-    named = next((one for one in config.mirrors if one.name == target), None)
-    if named is None:
-        place = target_of(config, target, endpoint_url=to_endpoint_url, region=to_region, profile=to_profile)
-    elif to_endpoint_url or to_region or to_profile:
-        raise ConfigInvalid(f"the configuration says how the mirror {target!r} is reached", advice="leave out --to-…")
-    else:
-        place, choice = in_place_of(config, named), _as_configured(choice, named)
-        runs = choice.runs
+    server = MirrorServer(to_endpoint_url, to_region, to_profile)
+    secret = KeySettings(to_passphrase_file, to_key_file) if to_passphrase_file or to_key_file else None
+    choice = _checked(CopyChoice(runs, versions, policy, create=create, rekey=rekey), secret)
+    place, choice = _place(config, target, server, choice)
     with common.session(config, monitor) as session, stopping() as stop:
-        for run in runs or (None,):
+        for run in choice.runs or (None,):
             look_for_rollback(session, run, monitor, accept=accept_rollback)
         options = CopyOptions(
             now_ns=time.time_ns(),
             host=socket.gethostname(),
-            runs=runs or None,
+            runs=choice.runs or None,
             versions=_chosen(session, choice),
             create=create,
             verify=verify,
             dry_run=dry_run,
             stop=stop.is_set,
         )
-        with opened_target(place, monitor, create=create, dry_run=dry_run) as store:
-            began_s = time.monotonic()
-            result = copy_versions(session.repository, store, options, monitor)
-            took_s = time.monotonic() - began_s
+        began_s = time.monotonic()
+        result, store = _copied(session.repository, place, secret, options, monitor)
+        took_s = time.monotonic() - began_s
     if common.as_json:
         common.emit(copy_json(result, session.counted, store, took_s))
     else:
@@ -161,10 +175,38 @@ def copy_command(
     _refuse_incomplete(result, target)
 
 
-def _as_configured(choice: CopyChoice, mirror: MirrorSettings) -> CopyChoice:
-    """Return what the command line chooses, or else what the configuration says of the mirror."""
+def _checked(choice: CopyChoice, secret: KeySettings | None) -> CopyChoice:
+    """Refuse options that contradict each other."""
+    if choice.rekey != (secret is not None) or (choice.rekey and choice.create):
+        what = "--rekey goes with --to-passphrase-file or --to-key-file, which open a repository that is there"
+        raise ConfigInvalid(what, advice="make it first: mlsync init")
+    if choice.versions and choice.policy:
+        raise ConfigInvalid("--version and --policy both say which versions are copied", advice="give one of them")
+    return choice
+
+
+def _place(config: Config, target: str, server: MirrorServer, choice: CopyChoice) -> tuple[Config, CopyChoice]:
+    """Return the second place as a configuration, and what is copied there: by the command line, else as configured."""
+    mirror = next((one for one in config.mirrors if one.name == target), None)
+    if mirror is None:
+        return target_of(
+            config, target, endpoint_url=server.endpoint_url, region=server.region, profile=server.profile
+        ), choice
+    if server != MirrorServer():
+        raise ConfigInvalid(f"the configuration says how the mirror {target!r} is reached", advice="leave out --to-…")
     policy = choice.policy or (() if choice.versions else mirror.keep)
-    return CopyChoice(choice.runs or mirror.runs, choice.versions, policy)
+    return in_place_of(config, mirror), replace(choice, runs=choice.runs or mirror.runs, policy=policy)
+
+
+def _copied(
+    repository: Repository, place: Config, secret: KeySettings | None, options: CopyOptions, monitor: Monitor
+) -> tuple[CopyResult, CountingStore]:
+    """Copy to a mirror or, with the *secret* of one, into another repository; return the store that counted too."""
+    if secret is None:
+        with opened_target(place, monitor, create=options.create, dry_run=options.dry_run) as store:
+            return copy_versions(repository, store, options, monitor), store
+    with Session.open(place, lambda: find_secret(KeySettings(), secret), monitor) as other:
+        return copy_rekeyed(repository, other.repository, options, monitor), other.counted
 
 
 def _chosen(session: Session, choice: CopyChoice) -> dict[str, set[int]]:

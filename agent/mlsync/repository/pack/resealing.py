@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from mlsync.buffers import aligned_memory
 from mlsync.codec.compression import CodingBroken, decode_into
-from mlsync.codec.digest import is_named
+from mlsync.codec.digest import chunk_name, is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
 from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing
@@ -40,7 +40,10 @@ class Resealer:
     there. ``finish`` ends the last one.
     """
 
-    def __init__(self, store: Store, keys: Keys, *, pack_bytes: int = PACK_BYTES) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, *, pack_bytes: int = PACK_BYTES, into: tuple[Store, Keys] | None = None
+    ) -> None:
+        """Take chunks of *store*; new packs go there, or *into* another repository, where chunks have other names."""
         self.durable: dict[bytes, list[ChunkRef]] = {}
         self.pack_count = 0
         self.read_bytes = 0
@@ -48,11 +51,13 @@ class Resealer:
         self._store = store
         self._keys = keys
         self._name_key = keys.of("chunk name")
+        self._new_store, self._new_keys = into or (store, keys)
+        self._new_name_key = self._new_keys.of("chunk name")
         self._pack_bytes = pack_bytes
         self._builder: PackBuilder | None = None
         # The chunks of the pack that is being made: two old packs may hold the same one.
         self._placed: dict[bytes, ChunkRef] = {}
-        self._memory = memoryview(aligned_memory(buffer_bytes(store)))
+        self._memory = memoryview(aligned_memory(buffer_bytes(self._new_store)))
         self._coded = memoryview(aligned_memory(CHUNK_BYTES_MAX))
         self._plain = memoryview(aligned_memory(CHUNK_BYTES_MAX))
         self._fetchers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="mlsync-move")
@@ -109,9 +114,13 @@ class Resealer:
         builder = self._builder
         if builder is None:
             pack_id = os.urandom(PACK_ID_BYTES)
-            builder = self._builder = PackBuilder(self._store, self._keys, self._memory, pack_id)
+            builder = self._builder = PackBuilder(self._new_store, self._new_keys, self._memory, pack_id)
         coded = self._coded[: ref.stored_bytes - TAG_BYTES]
-        place = self._placed[ref.name] = builder.add_coded(ref.name, ref.coding, ref.plain_bytes, coded)
+        # Compared a moment ago: under the same key it is the same name.
+        name = ref.name
+        if self._new_name_key != self._name_key:
+            name = chunk_name(self._new_name_key, self._plain[: ref.plain_bytes])
+        place = self._placed[ref.name] = builder.add_coded(name, ref.coding, ref.plain_bytes, coded)
         builder.send_parts()
         if builder.size_bytes >= self._pack_bytes or builder.is_full:
             self.finish()
