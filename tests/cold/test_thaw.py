@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from doubles.cold_store import DAY_S, ColdStore
+from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
 from flow_parts import World, noise
 from mlsync.cold.find import ColdPack, cold_packs, packs_of, packs_of_list, refuse_cold
 from mlsync.cold.thaw import ROUND, ThawOptions, thaw
 from mlsync.errors import ObjectArchived, Stopped, StoreUnavailable, ThawRefused, ThawUnderWay
 from mlsync.repository import names
+from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
+from mlsync.store.fallback import FallbackStore
 from mlsync.store.retry import RetryingStore
 
 PACKS = 40
@@ -303,3 +306,36 @@ def test_what_changed_while_a_restore_waited_is_compared_again(world):
     world.restore(1)
     world.restore(3, ready=ready)
     assert (world.base / "out" / "data0.bin").read_bytes() == (world.directory / "data0.bin").read_bytes()
+
+
+# ---------------------------------------------------------------- beside a mirror
+
+
+def test_what_a_mirror_has_is_read_there_and_thawed_nowhere(world):
+    """A pack that the mirror has, whole and warm, is not cold; one that it lacks, has cut short or cold, is."""
+    mirror = ColdStore()
+    keys = world.store.freeze()
+    for key in keys:
+        body = bytearray(world.store.stat(key).size_bytes)
+        MemoryStore.read(world.store, key, 0, memoryview(body))
+        mirror.put(key, body if key != keys[1] else body[:-1])
+    mirror.freeze("GLACIER", keys[2])
+    store = FallbackStore(world.store, lambda: (mirror,), is_lost=lambda _key, _after: False)
+    repository = Repository(store, world.repository.keys)
+    found = cold_packs(repository, {names.parse_pack(key) for key in keys})
+    assert [pack.key for pack in found] == keys[1:]
+
+
+def test_where_a_class_is_a_label_nothing_is_cold(world):
+    """A server that lists GLACIER and reads it like any other is not asked to thaw; one read for the class tells."""
+    keys = world.store.freeze()
+    packs = {names.parse_pack(key) for key in keys}
+    assert len(cold_packs(world.repository, packs)) == len(keys)
+    reads = []
+
+    def read(key, _offset, _into):
+        reads.append(key)
+
+    world.store.read = read
+    assert cold_packs(world.repository, packs) == []
+    assert len(reads) == 1

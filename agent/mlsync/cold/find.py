@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from mlsync.errors import NotFound, ObjectArchived
+from mlsync.errors import NotFound, ObjectArchived, RepositoryMissing, StoreError
 from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.manifest import Entry, Manifest, refs_of
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.store.base import ObjectInfo
+from mlsync.store.base import ObjectInfo, Store
 
 # More packs than this are looked up by a listing, which costs one request for a thousand of them.
 _STATS_MAX: Final = 8
@@ -39,7 +40,8 @@ class ColdPack:
 def cold_packs(repository: Repository, packs: Iterable[bytes]) -> list[ColdPack]:
     """Return those of *packs* that cannot be read now, by name; of a pack that was moved, those to which it was.
 
-    Each one that a listing calls archived is asked about by itself: some servers list what is thawed as archived.
+    Each one that a listing calls archived is asked about by itself: some servers list what is thawed as archived. What
+    a mirror can give at once, where the store has mirrors, is not counted: it is read there.
     """
     if not repository.store.may_freeze or not (needed := set(packs)):
         return []
@@ -51,11 +53,49 @@ def cold_packs(repository: Repository, packs: Iterable[bytes]) -> list[ColdPack]
         found.update(infos)
         moved = (repository.moves.of(pack_id) for pack_id in needed - infos.keys())
         needed = {new for one in moved if one is not None for new in one.packs} - seen
-    return [
+    archived = [
         ColdPack(pack_id, info.size_bytes, info.storage_class, info.is_thawing)
         for pack_id, info in sorted(found.items())
         if info.is_archived
     ]
+    return _truly_cold(repository, _not_in_mirrors(repository, archived))
+
+
+def _truly_cold(repository: Repository, packs: list[ColdPack]) -> list[ColdPack]:
+    """Return the packs whose class the store does not read: for some servers the names of AWS's classes are labels.
+
+    One byte of one pack tells, which costs a request for each class.
+    """
+    first = {pack.storage_class: pack for pack in reversed(packs) if not pack.is_thawing}
+    labels = {name for name, pack in first.items() if _can_be_read(repository.store, pack)}
+    return [pack for pack in packs if pack.storage_class not in labels]
+
+
+def _can_be_read(store: Store, pack: ColdPack) -> bool:
+    try:
+        # The last one: a mirror whose pack is cut short must not answer for the store.
+        store.read(pack.key, pack.size_bytes - 1, memoryview(bytearray(1)))
+    except StoreError:
+        return False
+    return True
+
+
+def _not_in_mirrors(repository: Repository, packs: list[ColdPack]) -> list[ColdPack]:
+    """Return the packs that no mirror of the store can give now."""
+    for mirror in repository.store.mirrors() if packs else ():
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mlsync-cold") as pool:
+            packs = [
+                pack for pack, has_it in zip(packs, pool.map(partial(_has, mirror), packs), strict=True) if not has_it
+            ]
+    return packs
+
+
+def _has(mirror: Store, pack: ColdPack) -> bool:
+    try:
+        info = mirror.stat(pack.key)
+    except (StoreError, RepositoryMissing):
+        return False
+    return info.size_bytes == pack.size_bytes and not info.is_archived
 
 
 def packs_of(manifest: Manifest) -> set[bytes]:
