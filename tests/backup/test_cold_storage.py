@@ -31,6 +31,8 @@ ADVICE = "have it thawed"
 class ColdStore(MemoryStore):
     """Objects of which those in *cold* are listed as such, and given if they are *thawed*, which no listing says."""
 
+    may_freeze = False
+
     def __init__(self) -> None:
         super().__init__(MIB)
         self.cold: set[str] = set()
@@ -284,6 +286,20 @@ def test_told_to_a_backup_relies_on_cold_packs_and_says_that_it_proved_nothing_o
     stored = world.repository.stored("yolo", 2)
     proved = manifest_of(world.repository, stored, proofs_of(world.repository, stored)[0].proofs)
     assert {entry.path: entry.proof.level for entry in proved.entries if entry.proof is not None}[b"last.pt"] >= 2
+
+
+def test_cold_packs_that_a_listing_shows_are_known_before_they_are_read(world):
+    """The backup is not begun twice for them: what it reports as new is what it stored."""
+    world.store.may_freeze = True
+    world.use(world.store)
+    world.write("last.pt", checkpoint(tensor(0), tensor(20)))
+    world.backup()
+    freeze(world)
+    world.write("last.pt", checkpoint(tensor(0), tensor(21)))
+    result = world.backup(reuse_cold=True)
+    assert 2 * MIB <= result.new_bytes < 3 * MIB
+    assert world.entry(b"last.pt").proof.level == 0
+    assert len(told(world)) == 1
 
 
 def test_what_has_to_be_read_is_stored_again_even_so(world):

@@ -88,6 +88,7 @@ def _read_back(
         paths = {entry.path for entry, _ in new}
         files = [entry for _, entry in sorted(records.entries.items()) if entry.kind is EntryKind.FILE]
         plain = [e for e in files if e.path not in paths and not job.avoided.is_cold(e)] + plain
+    job.avoided.look_for_reused((*plain, *checkpoints), job.repository, job.monitor)
     plain = [entry for entry in plain if not job.avoided.is_reused(entry)]
     total_bytes = sum(entry.size_bytes for entry in (*plain, *checkpoints))
     with job.monitor.task(f"{job.source.run}: proving", total_bytes) as task:

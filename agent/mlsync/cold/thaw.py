@@ -63,11 +63,14 @@ def thaw(store: Store, packs: Sequence[ColdPack], options: ThawOptions, monitor:
     refuse_tier(packs, options.tier)
     done = Thawed()
     _ask(store, packs, options, monitor, done)
+    takes = slowest(packs, options.tier)
     if not options.waits:
-        takes = slowest(packs, options.tier)
         what = f"{_packs(len(packs))} are being thawed" if len(packs) > 1 else "1 pack is being thawed"
-        later = f", {takes} after it was asked for" if takes else " later"
-        raise ThawUnderWay(what, where=store.url, advice=f"give the same command again{later}")
+        later = f"later: it takes {takes}" if takes else "later"
+        raise ThawUnderWay(what, where=store.url, advice=f"give the same command again {later}")
+    how_long = f", which takes {takes} from when it was asked for" if takes else ""
+    text = f"waiting for the thaw of {_packs(len(packs))}{how_long}; Ctrl-C ends the wait and not the thaw"
+    monitor.notice("status", text)
     _Wait(store, options, monitor, done).wait_for([pack.key for pack in packs])
     return done
 
@@ -111,6 +114,7 @@ class _Wait:
         self._done = done
         self._idle: dict[str, int] = {}
         self._is_away = False
+        self._told = 0
 
     def wait_for(self, keys: Sequence[str]) -> None:
         pending = deque(keys)
@@ -123,13 +127,17 @@ class _Wait:
                 pending.extend(left)
                 ready = len(batch) - len(left)
                 task.advance(ready)
-                if ready and pending:
-                    count = len(keys) - len(pending)
-                    self._monitor.notice("info", f"{count} of {_packs(len(keys))} seen thawed")
+                self._tell(len(keys) - len(pending), len(keys))
                 # Where some are ready the others mostly are too: they are looked at sooner.
                 wait_s = _FIRST_WAIT_S if ready else min(2 * wait_s, WAIT_MAX_S[self._options.tier])
                 if left:
                     self._pause(wait_s, task, len(keys) - len(pending), len(keys))
+
+    def _tell(self, count: int, total: int) -> None:
+        """Tell how far it is, in at most ten lines: a wait of hours may have a log for its reader."""
+        if count < total and count - self._told >= total / 10:
+            self._told = count
+            self._monitor.notice("status", f"{count} of {_packs(total)} are thawed")
 
     def _is_ready(self, key: str) -> bool:
         self._done.looks += 1

@@ -102,6 +102,25 @@ class Avoided:
         text = f"{packs} in cold storage: what changed files need of it is stored anew, where it can be read"
         monitor.notice("warning", text)
 
+    def look_for_reused(self, entries: Iterable[Entry], repository: Repository, monitor: Monitor) -> None:
+        """Note which packs of *entries* are cold, before any is read, where a backup may rely on such packs.
+
+        A store that does not list it shows it when it is read; what this backup stored is not asked about.
+        """
+        needed = {ref.pack for entry in entries for ref in entry.chunks} - self._written - self.reused - self.needed
+        if not self.reuses_cold or not needed or not repository.store.may_freeze:
+            return
+        cold = {pack for pack, info in repository.packs() if info.is_archived and pack in needed}
+        if cold:
+            self.reused |= cold
+            self._tell_reused(monitor)
+
+    def _tell_reused(self, monitor: Monitor) -> None:
+        packs = "1 pack lies" if len(self.reused) == 1 else f"{len(self.reused)} packs lie"
+        text = f"{packs} in cold storage, and reuse_cold is set: what changed files need of it is not read back, and "
+        text += "neither proved nor restored before it is thawed"
+        monitor.notice("warning", text)
+
     def _note_reused(self, pack_id: bytes, repository: Repository, monitor: Monitor) -> None:
         """Note that cold packs are relied on; one that has to be read all the same has its content stored again."""
         if pack_id in self.reused:
@@ -110,10 +129,7 @@ class Avoided:
             self.needed.add(pack_id)
             return
         self.reused |= {pack for pack, info in repository.packs() if info.is_archived} | {pack_id}
-        packs = "1 pack lies" if len(self.reused) == 1 else f"{len(self.reused)} packs lie"
-        text = f"{packs} in cold storage, and reuse_cold is set: what changed files need of it is not read back, and "
-        text += "neither proved nor restored before it is thawed"
-        monitor.notice("warning", text)
+        self._tell_reused(monitor)
 
     def note_closed(self, error: WriteOnly) -> None:
         """Note that a pack cannot be opened here, and that its content is needed; raise if that would not help."""
