@@ -127,7 +127,7 @@ def test_what_a_command_is_told_of_the_server_stands_above_the_configuration(tmp
     )
     nothing = dict.fromkeys(field.name for field in dataclasses.fields(Common))
     before = Common(**nothing | {"config": tmp_path / "mlsync.toml"}).configuration().s3
-    assert set(dataclasses.asdict(before)) == set(given)
+    assert set(dataclasses.asdict(before)) >= set(given)
     for name, value in given.items():
         after = Common(**nothing | {"config": tmp_path / "mlsync.toml", name: value}).configuration().s3
         expected = tmp_path / "lab.pem" if name == "ca_file" else value
@@ -159,7 +159,7 @@ def test_cold_packs(remote, s3_server, proxy):
     done = machine.run("restore", "--to", "back", **keys)
     assert done.status == 77, done
     assert all(pack in done.err for pack in packs)
-    assert "aws s3api restore-object" in done.err
+    assert "mlsync restore --thaw" in done.err
 
 
 def test_wrong_keys(remote):
