@@ -22,7 +22,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "bucket.md").read_text()
 
 def documented_rights():
     """The rights that docs/bucket.md lists for ``apply``, and those to read what they set."""
-    text = DOCUMENT.partition("The rights that `apply` needs:")[2].partition("No backup needs")[0]
+    text = DOCUMENT.partition("the rights that `apply` needs")[2].partition("No backup needs")[0]
     rights = set(re.findall(r"`((?:s3|iam):\w+)`", text))
     return rights | {right.replace(":Put", ":Get") for right in rights}
 

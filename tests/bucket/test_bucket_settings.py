@@ -13,8 +13,8 @@ from limited_s3 import LimitedS3, error_body
 from mlsync.bucket.apply import Doer, carry_out
 from mlsync.bucket.facts import look
 from mlsync.bucket.plan import plan
-from mlsync.bucket.providers import UNKNOWN
-from mlsync.bucket.steps import BucketPlan
+from mlsync.bucket.providers import UNKNOWN, provider_of
+from mlsync.bucket.steps import BUCKET, BucketPlan
 from mlsync.bucket.wanted import Wanted
 from mlsync.errors import StoreBroken, StoreDenied, StoreUnavailable
 from mlsync.store.options import StoreOptions
@@ -250,6 +250,15 @@ def test_what_a_server_takes_and_does_not_keep_is_found(bucket, server):
         Setting.VERSIONS,
         Setting.LIFECYCLE,
     ]
+
+
+def test_a_bucket_that_is_not_there_is_planned_by_what_its_server_lacks(bucket, server):
+    """Of a server of the table a new bucket gets what the server has, and nothing else is tried."""
+    server.refused["HEAD", "bucket"] = 404, "NoSuchBucket"
+    r2 = provider_of("https://1.r2.cloudflarestorage.com")
+    found, _ = look(bucket, lambda _server: r2)
+    steps = plan(Wanted("bucket", "runs"), seen(found, provider=r2)).changes
+    assert [step.setting for step in steps] == [BUCKET, Setting.LIFECYCLE]
 
 
 def test_a_setting_that_turns_out_to_be_lacking_is_left_out(bucket, server):

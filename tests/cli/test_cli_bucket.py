@@ -100,6 +100,8 @@ def test_a_second_apply_changes_nothing_and_rules_of_others_stay(cloud, names):
     cloud.good("apply", f"s3://{first}/runs", *options)
     made = rules(cloud, first)
     assert made["theirs"] == theirs
+    assert "deletes objects" not in cloud.good("plan", f"s3://{first}/runs").out
+    assert "rule 'theirs' deletes objects after 3 days" in cloud.good("plan", f"s3://{first}/logs").out
     assert made["mlsync-packs-1f64fff0"]["Transitions"] == [{"Days": 45, "StorageClass": "GLACIER_IR"}]
     for more in (options, ("--yes",)):
         assert "Nothing to change." in cloud.good("apply", f"s3://{first}/runs", *more).out

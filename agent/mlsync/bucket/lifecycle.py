@@ -96,6 +96,9 @@ def described(rule: Mapping[str, Any]) -> str:
     if abort.get("DaysAfterInitiation"):
         does.append(f"incomplete uploads go after {abort['DaysAfterInitiation']} days")
     where = prefix_of(rule) or "the whole bucket"
+    chosen = rule.get("Filter") or {}
+    if {*chosen, *(chosen.get("And") or {})} - {"Prefix", "And"}:
+        where += " (objects with certain tags or sizes)"
     off = "" if rule.get("Status") == "Enabled" else " (disabled)"
     return f"{rule.get('ID') or 'a rule without a name'}{off}: {where}: {', '.join(does) or 'something else'}"
 

@@ -36,6 +36,11 @@ class BucketSetup:
         self._account: Account | None = None
         self.seen: Seen | None = None
 
+    @property
+    def prefix(self) -> str:
+        """The begin of the repository's keys, without a slash."""
+        return self._wanted.prefix
+
     def plan(self) -> BucketPlan:
         """Look at everything, and return what has to change; nothing is changed."""
         self._close()

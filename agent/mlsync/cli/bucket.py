@@ -114,6 +114,7 @@ def plan_command(
     with _opened(wanted, config) as setup:
         found = setup.plan()
         assert setup.seen is not None
+        found = _with_findings(found, setup)
         if common.as_json:
             common.emit(bucket_plan_json(setup.seen, found, None, found))
         else:
@@ -141,6 +142,7 @@ def apply_command(common: Common, url: str | None, *, yes: bool, **given: Any) -
     with _opened(wanted, config) as setup:
         found = setup.plan()
         assert setup.seen is not None
+        found = _with_findings(found, setup)
         if not common.as_json:
             print_plan(setup.seen, found, quiet=common.quiet)
         applied, after = None, found
@@ -229,6 +231,19 @@ def _wanted(config: Config, given: dict[str, Any]) -> Wanted:
         skip=frozenset(Setting[SKIPPED[name]] for name in given["skipped"]),
         grace_s=longest_grace_s(config),
     )
+
+
+def _with_findings(found: BucketPlan, setup: BucketSetup) -> BucketPlan:
+    """Add to the notes of a plan what rules of others in the lifecycle, which stay, do to the repository."""
+    from mlsync.doctor.bucket import lifecycle_found
+    from mlsync.store.s3.inspection import lifecycle_rules
+    from mlsync.store.s3.settings import Setting
+
+    assert setup.seen is not None
+    rules = lifecycle_rules(setup.seen.first.answer(Setting.LIFECYCLE).document)
+    hurts = [one for one in lifecycle_found(rules, setup.prefix) if one.grade is not Grade.FINE]
+    notes = tuple(f"{one.what}: {one.means} ({one.advice})" for one in hurts)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _own_key(config: Config, *, replicates: bool) -> str | None:

@@ -131,9 +131,7 @@ class BucketInspection:
 
     def lifecycle(self) -> list[LifecycleRule]:
         """Return the enabled rules of the bucket's lifecycle that delete or move current objects."""
-        rules = self._read(Setting.LIFECYCLE).get("Rules", [])
-        found = [_rule(rule) for rule in rules if rule.get("Status") == "Enabled"]
-        return [rule for rule in found if rule.expires or rule.moves]
+        return lifecycle_rules(self._read(Setting.LIFECYCLE))
 
     def encryption(self) -> tuple[str, str]:
         """Return how new objects are encrypted, and by which key of KMS; empty for none."""
@@ -206,6 +204,12 @@ class BucketInspection:
         with translating(self._location):
             answer: Mapping[str, Any] = self._client.call(operation, {"Bucket": self._bucket, **more})
         return answer
+
+
+def lifecycle_rules(document: Mapping[str, Any]) -> list[LifecycleRule]:
+    """Return the enabled rules of a lifecycle that delete or move current objects."""
+    found = [_rule(rule) for rule in document.get("Rules", []) if rule.get("Status") == "Enabled"]
+    return [rule for rule in found if rule.expires or rule.moves]
 
 
 def _rule(rule: Mapping[str, Any]) -> LifecycleRule:
