@@ -19,7 +19,7 @@ from mlsync.store.retry import RetryingStore
 from mlsync.store.slow import SlowRequestLog
 from seaweed import Seaweed
 
-KINDS = ("memory", "directory", "s3")
+KINDS = ("memory", "directory", "s3", "aws")
 WRAPPERS = {
     "bare": lambda store: store,
     "retrying": lambda store: RetryingStore(store, sleep=lambda _: None),
@@ -29,7 +29,7 @@ WRAPPERS = {
     "asking mirrors": lambda store: FallbackStore(store, tuple, is_lost=lambda _key, _after: True),
 }
 # Small parts, so that small data make several; S3 itself allows none below 5 MiB.
-PART_BYTES = {"memory": 64 << 10, "directory": 64 << 10, "s3": 5 << 20}
+PART_BYTES = {"memory": 64 << 10, "directory": 64 << 10, "s3": 5 << 20, "aws": 5 << 20}
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +82,26 @@ def s3_store(s3_url, s3_options, s3_client_cache, monkeypatch):
     store.close()
 
 
+@pytest.fixture(scope="session")
+def aws_bucket(aws_process):
+    """One bucket of the server that plays AWS, for all tests, which take a prefix each."""
+    return aws_process.make_bucket()
+
+
+@pytest.fixture
+def aws_store(aws_bucket, aws_server, s3_client_cache, monkeypatch):
+    """A bare store on the server that plays AWS, in a place of its own."""
+    from mlsync.store.s3 import client
+    from mlsync.store.s3 import store as s3
+
+    monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES["aws"])
+    monkeypatch.setattr(client, "make_client", lambda options, _location: s3_client_cache(options, ""))
+    options = StoreOptions(endpoint_url=aws_server.endpoint_url, region=aws_server.region)
+    store = open_store(f"s3://{aws_bucket}/tests/{uuid.uuid4().hex}", options)
+    yield store
+    store.close()
+
+
 @pytest.fixture
 def directory_store(tmp_path, monkeypatch):
     """A bare directory store in a place of its own."""
@@ -100,9 +120,11 @@ def memory_store():
 @pytest.fixture(
     params=[
         # The quick round starts no server.
-        pytest.param(f"{kind}-{wrapper}", marks=[pytest.mark.slow] if kind == "s3" else [])
+        pytest.param(f"{kind}-{wrapper}", marks=[pytest.mark.slow] if kind in ("s3", "aws") else [])
         for kind in KINDS
         for wrapper in WRAPPERS
+        # What wrappers do does not depend on the server.
+        if kind != "aws" or wrapper == "bare"
     ]
 )
 def store(request):

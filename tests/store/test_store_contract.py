@@ -491,7 +491,7 @@ def test_store_that_is_said_to_overwrite_still_refuses_a_taken_key(store, reques
     """A store that is configured as overwriting still refuses a taken key; only S3 can be one."""
     assert store.conditional_create
     store.configure(conditional_create=False, warn=lambda _text: None)
-    assert store.conditional_create is ("s3_store" not in request.fixturenames)
+    assert store.conditional_create is {"s3_store", "aws_store"}.isdisjoint(request.fixturenames)
     store.put("a", b"first")
     with pytest.raises(errors.AlreadyExists):
         store.put("a", b"second")
@@ -501,3 +501,10 @@ def test_store_that_is_said_to_overwrite_still_refuses_a_taken_key(store, reques
 def test_wrapper_forwards_the_whole_protocol(protocol, base):
     """The base of wrappers defines every member itself, so that no default hides the wrapped store's answer."""
     assert {name for name in vars(protocol) if not name.startswith("_")} <= vars(base).keys()
+
+
+def test_a_store_that_locks_nothing_extends_no_lock(store):
+    """Without a lock in the settings nothing is asked and nothing changes, in each store and through each wrapper."""
+    store.put("packs/ab/one", b"x")
+    assert store.keep_for("packs/ab/one", 60.0, 30.0) is False
+    store.delete("packs/ab/one")

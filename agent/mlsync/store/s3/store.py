@@ -226,7 +226,7 @@ class S3Store(Store):
         # An older botocore cannot say it.
         if self._conditional_create and "IfNoneMatch" in operation.input_shape.members:
             try:
-                self._note_versions(self._client.call("copy_object", {**arguments, "IfNoneMatch": "*"}))
+                self._note_created(key, self._client.call("copy_object", {**arguments, "IfNoneMatch": "*"}))
             except ClientError as error:
                 # Servers learned it for copies later than for puts, and it says nothing about those.
                 if not _lacks_feature(error):
@@ -238,7 +238,7 @@ class S3Store(Store):
         # The key is random: whoever else makes that object meanwhile makes the same one.
         self._raise_if_taken(key)
         with translating(self._where(key)):
-            self._note_versions(self._client.call("copy_object", arguments))
+            self._note_created(key, self._client.call("copy_object", arguments))
 
     def _copy_in_parts(self, other: S3Store, key: str, size_bytes: int) -> None:
         upload_id = self._begin_multipart(key)
