@@ -56,7 +56,7 @@ def test_every_right_that_a_refusal_names_is_in_the_table():
 def test_names_that_others_choose_are_theirs():
     """Probes of the store and of doctor, kinds of objects and keys of ``[s3]`` are called as where they are used."""
     assert PROBES == (PROBE_KEY, PROBE)
-    assert {begin for begins in CREATES.values() for begin in begins} <= {*names.PREFIXES, *PROBES}
+    assert {begin for begins in CREATES.values() for begin in begins} <= {*names.PREFIXES, *PROBES, ""}
     assert all(hasattr(S3Settings(), setting) for setting in EVERYTHING)
 
 
@@ -94,7 +94,8 @@ def test_what_is_a_pattern_in_a_policy_is_written_as_itself():
 
 def test_only_creates_that_say_so_are_a_writers():
     """At AWS a right to put is under one of two conditions for whoever may not overwrite, and other forms warn."""
-    for role, sids in ((BucketRole.WRITER, ["Create", "SendParts"]), (BucketRole.PROVER, ["Create"])):
+    parts = ["Create", "SendParts"]
+    for role, sids in ((BucketRole.WRITER, parts), (BucketRole.COPIER, parts), (BucketRole.PROVER, ["Create"])):
         puts = {sid: one for sid, one in statements(role).items() if "s3:PutObject" in one["Action"]}
         assert list(puts) == sids
         assert puts["Create"]["Condition"] == {"Null": {"s3:if-none-match": "false"}}
@@ -137,6 +138,9 @@ def test_the_partition_is_found_without_the_profile(monkeypatch):
     assert partition_and_region(StoreOptions(profile="absent", region="x")) == ("aws", "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "cn-northwest-1")
     assert partition_and_region(StoreOptions()) == ("aws-cn", "cn-northwest-1")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    at = StoreOptions(endpoint_url="https://s3.cn-north-1.amazonaws.com.cn")
+    assert partition_and_region(at) == ("aws-cn", None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from machine import Machine, write_training
 
 pytestmark = pytest.mark.slow
-ROLES = ("writer", "prover", "restorer", "pruner", "admin")
+ROLES = ("writer", "prover", "restorer", "copier", "pruner", "admin")
 LOOK = ("versions",)
 BACKUP = ("backup", "-v")
 EVALUATE = ("evaluate", "latest", "--quickly", "--command", "sh -c 'echo loss 0.5'")
@@ -175,6 +175,7 @@ REFUSED = {
     **{(role, right): (LOOK, 72) for role in ROLES for right in ("s3:ListBucket", "s3:GetObject")},
     ("writer", "s3:PutObject"): (BACKUP, 72),
     ("prover", "s3:PutObject"): (EVALUATE, 72),
+    ("copier", "s3:PutObject"): (("pin", "latest"), 72),
     ("pruner", "s3:PutObject"): (("pin", "latest"), 72),
     ("pruner", "s3:DeleteObject"): (PRUNE, 72),
     ("admin", "s3:PutObject"): (("pin", "latest", "--name", "a"), 72),
@@ -309,6 +310,28 @@ def test_every_right_of_every_role_was_taken_away(account):
     by_another.add("s3:PutBucketPolicy")
     assert {(role, right) for role, right in granted - tried if right not in by_another} == set()
     assert tried <= granted
+
+
+def test_a_copier_fills_a_mirror_and_changes_nothing_there(account):
+    """With a restorer's rights here and a copier's there all is copied, and nothing there is deleted."""
+    mirror = f"s3://{account.bucket}/mirror"
+    copier = account.policy("copier", mirror)
+    statements = [*account.policies["restorer"]["Statement"], *copier["Statement"]]
+    named = [{**one, "Sid": f"S{number}"} for number, one in enumerate(statements)]
+    both = account.holder({**copier, "Statement": named})
+    account.train(9 << 20)
+    account.machine.good("backup", **account.roles["writer"])
+    copy = ("copy", "--quickly", "--to", mirror)
+    account.machine.good(*copy, "--create", **both)
+    account.machine.good("pin", "latest", **account.roles["pruner"])
+    account.machine.good(*copy, **both)
+    reader = account.holder(account.policy("restorer", mirror))
+    account.machine.good("check", "--repo", mirror, *account.options, **reader)
+    s3 = account.client(both)
+    for call, more in ((s3.put_object, {"Body": b"x"}), (s3.delete_object, {})):
+        with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
+            call(Bucket=account.bucket, Key="mirror/repository", **more)
+    s3.close()
 
 
 def test_a_writer_cannot_change_what_is_there(account):

@@ -16,6 +16,7 @@ class BucketRole(Enum):
     WRITER = "writer"
     PROVER = "prover"
     RESTORER = "restorer"
+    COPIER = "copier"
     PRUNER = "pruner"
     ADMIN = "admin"
 
@@ -35,12 +36,13 @@ ROLES_DO: Final[Mapping[BucketRole, str]] = {
     BucketRole.WRITER: "backup, run, the agent. It reads all and creates; it cannot overwrite, delete or forget",
     BucketRole.PROVER: "prove, evaluate, verify. It reads all, and creates later proofs and evaluations alone",
     BucketRole.RESTORER: "restore, versions, show, diff, check, verify, export. It reads and thaws, and writes nothing",
+    BucketRole.COPIER: "the copies that a mirror gets. It creates objects of all kinds; it cannot overwrite or delete",
     BucketRole.PRUNER: "pin, forget, register, prune, repair, key. It reads all, and also overwrites and deletes",
     BucketRole.ADMIN: "init, bucket, and all of the above",
 }
 _ALL: Final = frozenset(BucketRole)
 _PRUNERS: Final = frozenset({BucketRole.PRUNER, BucketRole.ADMIN})
-_WRITERS: Final = _PRUNERS | {BucketRole.WRITER}
+_WRITERS: Final = _PRUNERS | {BucketRole.WRITER, BucketRole.COPIER}
 _CREATORS: Final = _WRITERS | {BucketRole.PROVER}
 _THAWERS: Final = frozenset({BucketRole.RESTORER, BucketRole.ADMIN})
 _ADMIN: Final = frozenset({BucketRole.ADMIN})
@@ -154,13 +156,16 @@ OF_RUNS: Final = (names.VERSIONS, names.COPIES, names.LATER_PROOFS, names.EVALUA
 OF_ALL_KINDS: Final = frozenset({"s3:PutObjectRetention", "s3:GetObjectRetention"})
 #: Objects that the store and doctor make to find out what they may; a test compares the names with theirs.
 PROBES: Final = ("probe", "doctor-")
-# Where roles create that do not write everywhere: what begins with one of these. Whoever takes over a machine that may
+# Where roles create that overwrite nothing: what begins with one of these. Whoever takes over a machine that may
 # create no decisions cannot have versions forgotten, which a prune elsewhere would remove; and without key slots,
 # tombstones, moves and epochs he can plant none of them.
 CREATES: Final[Mapping[BucketRole, tuple[str, ...]]] = {
     BucketRole.WRITER: (names.PACKS, *OF_RUNS, names.RUNS, *PROBES),
     BucketRole.PROVER: (names.LATER_PROOFS, names.EVALUATIONS),
+    BucketRole.COPIER: ("",),
 }
+#: Roles that can be limited to a run.
+OF_ONE_RUN: Final = (BucketRole.WRITER, BucketRole.PROVER)
 
 
 def rights_of(role: BucketRole, settings: Container[str] = ()) -> list[Right]:
@@ -169,7 +174,7 @@ def rights_of(role: BucketRole, settings: Container[str] = ()) -> list[Right]:
 
 
 def created_by(role: BucketRole, run: str | None) -> tuple[str, ...] | None:
-    """Return what the names begin with under which a role creates objects, ``None`` if it writes everywhere.
+    """Return what the names begin with under which a role creates objects, ``None`` if it also overwrites.
 
     With the id of a *run*, as it is in names, only those of this run; packs are of all runs.
     """

@@ -7,14 +7,14 @@ from typing import Final
 
 from mlsync.access.place import PolicyForm
 from mlsync.access.policy import USER_CHARS_MAX, PolicyRequest, chars_of
-from mlsync.access.rights import ROLES_DO, BucketRole, Scope, rights_of
+from mlsync.access.rights import CREATES, ROLES_DO, Scope, rights_of
 from mlsync.monitor import NoticeLevel
 
-_AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
+_AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 _ALIYUN_HOSTS: Final = (".aliyuncs.com",)
 _OVERWRITES: Final = (
-    "this form has no condition against overwriting: such a writer can replace objects, manifests too; have the bucket "
-    "keep versions, or lock its objects"
+    "this form has no condition against overwriting: whoever may create objects can replace them; have the bucket keep "
+    "versions, or lock its objects"
 )
 _PACKS: Final = (
     "--run limits what is created, but for packs, which all runs share: the holder still reads every run, and can fill "
@@ -29,7 +29,7 @@ def remarks(
     """Yield what to say, the important first; *endpoint* is the host of the store, ``None`` for AWS."""
     form = asked.place.form
     yield from _of_form(form, endpoint)
-    if form is not PolicyForm.AWS and asked.role is BucketRole.WRITER:
+    if form is not PolicyForm.AWS and asked.role in CREATES:
         yield "warning", _OVERWRITES
     if asked.place.is_widened:
         what = "this form cannot write the character * or $ of the prefix: the policy also names prefixes that have "

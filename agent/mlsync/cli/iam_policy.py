@@ -12,7 +12,7 @@ from mlsync.access.key_names import KeyName
 from mlsync.access.place import PolicyForm, PolicyPlace
 from mlsync.access.policy import PolicyRequest, make_policy, refuse_long
 from mlsync.access.ram import make_ram_policy
-from mlsync.access.rights import CREATES, RIGHTS, BucketRole
+from mlsync.access.rights import OF_ONE_RUN, RIGHTS, BucketRole
 from mlsync.access.words import remarks
 from mlsync.app.flow_options import store_options
 from mlsync.cli.arguments import candidates
@@ -35,7 +35,7 @@ Examples:
 """
 _FORMS = [form.value for form in PolicyForm]
 _SETTINGS = [right.setting for right in RIGHTS if right.setting]
-_NARROWED = [role.value for role in CREATES]
+_NARROWED = [role.value for role in OF_ONE_RUN]
 
 
 def _key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -48,9 +48,10 @@ def _key(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.argument("url", required=False)
 @click.option(
     "--role",
-    required=True,
+    metavar="ROLE",
     type=click.Choice([role.value for role in BucketRole]),
-    help="What the credentials are for.",
+    shell_complete=candidates.words(*(role.value for role in BucketRole)),
+    help="What the credentials are for.  [required]",
 )
 @click.option(
     "--run",
@@ -59,7 +60,12 @@ def _key(_context: click.Context, _parameter: click.Parameter, value: str | None
     help="Let a writer or prover write for this run only; opens the repository.",
 )
 @click.option(
-    "--form", type=click.Choice(_FORMS), default=PolicyForm.AWS.value, help="Whose: AWS's (default), or other's."
+    "--form",
+    metavar="FORM",
+    type=click.Choice(_FORMS),
+    shell_complete=candidates.words(*_FORMS),
+    default=PolicyForm.AWS.value,
+    help="Whose policies: aws (default), minio, or ram (Aliyun's).",
 )
 @click.option(
     "--sse-kms-key",
@@ -69,14 +75,17 @@ def _key(_context: click.Context, _parameter: click.Parameter, value: str | None
 )
 @common_options
 def iam_policy_command(
-    common: Common, url: str | None, role: str, run: str | None, form: str, sse_kms_key: str | None
+    common: Common, url: str | None, role: str | None, run: str | None, form: str, sse_kms_key: str | None
 ) -> None:
     """Print the policy that grants a role the rights that it needs in the bucket, and no others.
 
-    writer backs up, and cannot overwrite or delete; prover also adds proofs; restorer only reads; pruner also deletes;
-    admin also makes repositories. URL is a repository in a bucket; default: the configured one. -v says on stderr what
-    each right is for. Nothing is changed: give the JSON to the store's own tools.
+    ROLE: writer backs up, and cannot overwrite or delete; prover adds proofs; restorer only reads; copier fills a
+    mirror; pruner also deletes; admin also makes repositories. URL is a repository in a bucket; default: the configured
+    one. -v says on stderr what each right is for. Nothing is changed: give the JSON to the store's own tools.
     """
+    if role is None:
+        # click's own words for this have a tab before each role.
+        raise click.UsageError(f"give --role: {', '.join(role.value for role in BucketRole)}")
     if url is not None:
         if common.repo is not None:
             raise click.UsageError("give the repository once: as URL, or by --repo")
@@ -108,8 +117,8 @@ def _asked(
     if config.repository_directory is not None:
         what = "a repository in a directory has no policy: owners and modes say who may do what there"
         raise ConfigInvalid(what, where=config.repository, advice="give the URL of one in a bucket: s3://bucket/prefix")
-    if run is not None and role not in CREATES:
-        raise ConfigInvalid(f"a {role.value} cannot be limited to a run: --run is for {' and '.join(_NARROWED)}")
+    if run is not None and role not in OF_ONE_RUN:
+        raise ConfigInvalid(f"--role {role.value} cannot be limited to a run: --run is for {' and '.join(_NARROWED)}")
     from mlsync.store.s3.partition import partition_and_region  # late: boto3 takes a third of a second
 
     bucket, prefix = bucket_and_prefix(config.repository)
