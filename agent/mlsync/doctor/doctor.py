@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from mlsync.app.flow_options import store_options
 from mlsync.config.model import Config
-from mlsync.doctor import inotify, media, pressure, readable, room
+from mlsync.doctor import inotify, media, mirrors, pressure, readable, room
 from mlsync.doctor.disks import Host
 from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
 from mlsync.doctor.mounts import MOUNTS, mounts
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # What is looked at at every start may delay it this long at most.
 AT_START_S: Final = 2.0
+# A mirror in another region is asked after the repository.
+_MIRROR_S: Final = 15.0
 
 
 def this_host() -> Host:
@@ -102,6 +104,12 @@ def _checks_of_store(config: Config, *, writes: bool) -> Iterator[Check]:
         ),
     )
     yield Check(store.KEY_SLOTS, lambda: store.diagnose_key_slots(opened()))
+    for mirror in config.mirrors:
+        yield Check(
+            f"mirror {mirror.name}: its copy",
+            lambda mirror=mirror: mirrors.diagnose_copy(mirror, lambda: store.repository_id(opened())),  # type: ignore[misc]
+            _MIRROR_S,
+        )
     if is_bucket:
         yield from _checks_of_bucket(asked, config)
 

@@ -53,6 +53,11 @@ _NO_DELETE: Final = (
 )
 
 
+def repository_id(store: Store) -> bytes:
+    """Return the repository's id; raise what keeps it from being known."""
+    return Repository.look(store).repository_id
+
+
 def diagnose_store(opened: Callable[[], Store]) -> Iterator[Diagnosis]:
     """Yield whether the store answers and holds a repository."""
     try:
