@@ -74,7 +74,7 @@ def _opened(mirror: MirrorSettings, monitor: Monitor) -> Iterator[RetryingStore]
 
     directory = mirror.directory
     if directory is not None and not directory.is_dir():
-        advice = f"mount its disk; the first time: mlsync copy --to {directory} --create"
+        advice = f"mount its disk; the first time: mlsync copy --to {mirror.name} --create"
         raise RepositoryMissing("the mirror's directory is not there", where=str(directory), advice=advice)
     inner = open_store(mirror.url, server_options(mirror.s3))
     try:
@@ -82,7 +82,7 @@ def _opened(mirror: MirrorSettings, monitor: Monitor) -> Iterator[RetryingStore]
     except RepositoryMissing as error:
         if directory is None:
             raise
-        advice = f"mount its disk; the first time: mlsync copy --to {directory} --create"
+        advice = f"mount its disk; the first time: mlsync copy --to {mirror.name} --create"
         raise RepositoryMissing(error.what, where=error.where, advice=advice) from error
     finally:
         inner.close()
