@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -56,9 +57,15 @@ def copy_to_mirror(
     )
     with _opened(mirror, monitor) as target:
         result = copy_versions(session.repository, target, options, monitor)
+    differing = _differing(result)
     return {
         "runs": {
-            run: {"copied": lag.copied, "newest": lag.newest, "behind": lag.version_count}
+            run: {
+                "copied": lag.copied,
+                "newest": lag.newest,
+                # A version of the same number is there, and is another one: nothing of this run is safe there.
+                "behind": lag.version_count + differing[_place(session.repository.version_key(run, 1))],
+            }
             for run, lag in result.lag.items()
         },
         "versions": len(result.versions),
@@ -93,6 +100,15 @@ def _kept(session: Session, mirror: MirrorSettings, run: str) -> set[int]:
     policy = KeepPolicy(mirror.keep, session.config.retention_of(run).floor, 0.0)
     found = retained(session.repository, run, policy, time.time_ns(), with_all_reasons=True)
     return {one.version.number for one in found.evaluation.judged if one.is_kept}
+
+
+def _differing(result: CopyResult) -> Counter[str]:
+    """Return how many versions are other ones in the mirror, by what the keys of their run begin with."""
+    return Counter(_place(conflict.key) for conflict in result.conflicts)
+
+
+def _place(key: str) -> str:
+    return key.rpartition("/")[0]
 
 
 def _faults(result: CopyResult) -> list[str]:
