@@ -115,6 +115,24 @@ def test_a_bucket_that_others_use_gets_no_rule_about_all_of_it():
     assert any("datasets/" in note for note in found.notes)
 
 
+def test_what_is_set_for_others_too_is_said():
+    """Beside a prefix of ours a bucket may have more: its rules stay, and what holds for all of it is named."""
+    was = seen(facts(others=["site/"], VERSIONS={"Status": "Enabled"}))
+    found = plan(wanted(), was)
+    assert len(step_for(found, Setting.LIFECYCLE).rules) == 3
+    (note,) = found.notes
+    assert note.startswith("ckpt also has site/")
+    assert note.endswith("too: public access, encryption, bucket policy")
+    assert plan(wanted(), after(wanted(), was)).notes == ()
+
+
+def test_a_server_that_replicates_nothing_is_asked_for_no_role():
+    """Where the bucket is known to have no replication, that is said, and no role is planned."""
+    found = plan(twice(), seen(facts(REPLICATION=SettingAnswer(is_lacking=True)), missing(), RoleFacts(why="no IAM")))
+    assert [step.setting for step in found.open if step.is_refused] == [Setting.REPLICATION]
+    assert ROLE not in [step.setting for step in found.steps]
+
+
 def test_the_policy_refuses_http_beside_what_it_says_already():
     """Our statement comes to those of others, once; one of theirs that does the same is enough."""
     arn = "arn:aws:s3:::ckpt"
@@ -333,6 +351,7 @@ def test_classes_and_days_that_s3_refuses_are_refused_here(words, said):
         ({"kms_key": "arn:aws:kms:eu:1:key/x"}, "not the ARN"),
         ({"second": Second(COPY, kms_key="x")}, "not the ARN"),
         ({"second": Second(FIRST)}, "its own second copy"),
+        ({"second": Second(COPY), "skip": frozenset({Setting.REPLICATION})}, "--skip replication"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anybody_is_asked(more, said):
@@ -373,9 +392,13 @@ def test_what_somebody_should_know_is_said():
 
 def test_settings_that_are_skipped_are_no_part_of_the_plan():
     """What somebody else looks after is neither shown nor changed, in both buckets."""
-    skip = frozenset({Setting.POLICY, Setting.LOCK, Setting.REPLICATION})
-    wants = twice(skip=skip)
-    found = plan(wants, seen(second=missing()))
+    skip = frozenset({Setting.POLICY, Setting.LOCK})
+    found = plan(twice(skip=skip), seen(second=missing()))
+    assert skip.isdisjoint(step.setting for step in found.steps)
+    assert {step.bucket for step in found.steps} == {FIRST, COPY, ""}
+    skip = frozenset({Setting.REPLICATION})
+    wants = wanted(skip=skip)
+    found = plan(wants, seen())
     assert skip.isdisjoint(step.setting for step in found.steps)
     assert second_wanted(wants, BucketFacts(FIRST, None, exists=False)) is None
 

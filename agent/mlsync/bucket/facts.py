@@ -34,7 +34,7 @@ class SettingAnswer:
 class BucketFacts:
     """A bucket as it is; one that *exists* not has no answers.
 
-    *others* are the first parts of names in it that are no repository's; *has_objects* is whether there are any.
+    *others* are the first parts of names in it that are not the repository's; *has_objects*: whether it has any.
     """
 
     bucket: str
@@ -71,7 +71,8 @@ def look(settings: BucketSettings, provider: Callable[[str], Provider]) -> tuple
         found = settings.top_names()
     except StoreError:
         found = []
-    others = () if settings.prefix else tuple(one for one in found if not one.startswith(_OURS))
+    ours = f"{settings.prefix.partition('/')[0]}/" if settings.prefix else _OURS
+    others = tuple(one for one in found if not one.startswith(ours))
     return BucketFacts(settings.bucket, region, True, answers, others, bool(found)), kind
 
 

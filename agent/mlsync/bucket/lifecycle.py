@@ -61,13 +61,14 @@ def lifecycle_step(wanted: Wanted, facts: BucketFacts, provider: Provider) -> Bu
     have = {str(rule.get("ID") or f"#{at}"): rule for at, rule in enumerate(answer.document.get("Rules", []))}
     rules = rules_of(wanted, have, provider)
     lines = [_compared(have.get(name), rule) for name, rule in rules.items()]
-    if facts.others:
+    is_shared = bool(facts.others) and not wanted.prefix
+    if is_shared:
         # A rule about the whole bucket would remove what others keep there.
         lines = [line for line, name in zip(lines, list(rules), strict=True) if name.startswith(f"{OURS}{_PACKS}")]
         rules = {name: rule for name, rule in rules.items() if name.startswith(f"{OURS}{_PACKS}")}
         lines.append(StepLine(StepMark.LEFT, _others_there(facts)))
     mine = {wanted.rule_name(kind): part for kind, part in _KINDS.items()}
-    removed = tuple(name for name in have if name in mine and name not in rules and not facts.others)
+    removed = tuple(name for name in have if name in mine and name not in rules and not is_shared)
     lines += [StepLine(StepMark.REMOVED, described(have[name])) for name in removed]
     if not removed and wanted.rule_name(_PACKS) not in rules and TIERS not in provider.lacks:
         lines.append(StepLine(StepMark.SAME, "packs are moved nowhere (--tier sets classes)"))

@@ -21,6 +21,8 @@ from mlsync.store.s3.settings import Setting
 _WAYS: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 _BLOCK: Final = dict.fromkeys(_WAYS, True)
 _DAY_S: Final = 86_400
+# What is set for all that is in a bucket, whoever's it is.
+_SHARED: Final = (Setting.PUBLIC, Setting.VERSIONS, Setting.ENCRYPTION, Setting.LOCK, Setting.POLICY)
 _SSE_S3, _SSE_KMS, _SSE_KMS_TWICE = "AES256", "aws:kms", "aws:kms:dsse"
 
 
@@ -104,6 +106,10 @@ def _steps_of_second(wanted: Wanted, seen: Seen, second: BucketFacts, key: str) 
     yield from _steps_of_bucket(alike, second, seen.second_region, seen)
     if Setting.REPLICATION in wanted.skip:
         return
+    if seen.first.answer(Setting.REPLICATION).is_lacking:
+        what = seen.provider.lacks.get(Setting.REPLICATION, "mlsync copy --to makes a second copy")
+        yield left(seen.first.bucket, Setting.REPLICATION, f"{seen.provider.name} has none: {what}", is_refused=True)
+        return
     if (hindrance := _hindrance(wanted, seen.first, key, copy_key)) is not None:
         yield hindrance
         return
@@ -120,7 +126,7 @@ def _steps_of_second(wanted: Wanted, seen: Seen, second: BucketFacts, key: str) 
     arn = f"arn:{replication.partition_of(seen.region)}:iam::{role.account}:role/{name}"
     target = replication.arn_of(second.bucket, seen.second_region)
     rule = replication.rule_of(wanted, target, copy_key, 1)
-    yield replication.replication_step(seen.first, rule, arn, seen.provider)
+    yield replication.replication_step(seen.first, rule, arn)
 
 
 def _hindrance(wanted: Wanted, first: BucketFacts, key: str, copy_key: str | None) -> BucketStep | None:
@@ -284,8 +290,13 @@ def _notes(wanted: Wanted, seen: Seen, steps: list[BucketStep]) -> Iterator[str]
             f"the lock of {wanted.lock.days} days is shorter than the grace of {wanted.grace_s / _DAY_S:g} days: what "
             "somebody deletes on purpose can be gone before a prune would have removed it"
         )
-    if seen.first.others and not wanted.prefix:
-        yield f"the bucket also has {', '.join(seen.first.others[:3])}: versioning, encryption and lock are theirs too"
+    for facts in (seen.first, seen.second):
+        if facts is not None and facts.others:
+            of_it = [step for step in steps if step.bucket == facts.bucket and step.is_change]
+            changed = [step.name for step in of_it if step.setting in _SHARED]
+            if changed:
+                others = ", ".join(facts.others[:3])
+                yield f"{facts.bucket} also has {others}, and what changes holds for that too: {', '.join(changed)}"
 
 
 def second_wanted(wanted: Wanted, facts: BucketFacts) -> Second | None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlsync.bucket.facts import BucketFacts, RoleFacts
-from mlsync.bucket.providers import Provider
 from mlsync.bucket.steps import ROLE, BucketStep, StepLine, StepMark, canonical, left, prefix_of, same_rule, unknown
 from mlsync.bucket.wanted import Wanted
 from mlsync.kms.names import region_of
@@ -133,12 +132,9 @@ def role_step(name: str, role: RoleFacts, policy: Mapping[str, Any]) -> BucketSt
     return BucketStep("", ROLE, (StepLine(StepMark.CHANGED, f"{name}: its rights are set right"),), document)
 
 
-def replication_step(facts: BucketFacts, rule: Mapping[str, Any], role: str, provider: Provider) -> BucketStep:
+def replication_step(facts: BucketFacts, rule: Mapping[str, Any], role: str) -> BucketStep:
     """Return the step that makes our rule as it is wanted, beside others of the same role."""
     answer = facts.answer(Setting.REPLICATION)
-    if answer.is_lacking:
-        follows = provider.lacks.get(Setting.REPLICATION, "mlsync copy --to makes a second copy")
-        return left(facts.bucket, Setting.REPLICATION, f"{provider.name} has none: {follows}", is_refused=True)
     if not answer.is_known:
         return unknown(facts.bucket, Setting.REPLICATION, answer.why)
     have = _by_name(answer.document)

@@ -99,6 +99,8 @@ class Wanted:
             _check_days(self.lock.days, "--lock-days")
         for key in (self.kms_key, None if self.second is None else self.second.kms_key):
             _check_key(key)
+        if self.second is not None and Setting.REPLICATION in self.skip:
+            raise ConfigInvalid("--replicate-to with --skip replication", advice="give one of them")
         if self.second is not None and self.second.bucket == self.bucket:
             raise ConfigInvalid("a bucket cannot be its own second copy", where=self.bucket, advice="name another one")
 
