@@ -93,6 +93,14 @@ def test_shares_leave_out_of_the_price_what_is_thawing_already():
     assert totals["bulk"].takes == "up to 48 hours"
 
 
+def test_what_is_all_being_thawed_costs_nothing_more_and_hinders_no_sum():
+    """Nobody reads "free" of what was paid for; and a tier that such a class lacks is still offered for the others."""
+    shares = cold_shares([pack("DEEP_ARCHIVE", is_thawing=True), pack("GLACIER")], AWS_LIST, 7)
+    assert [share.offers == () for share in shares] == [True, False]
+    assert [offer.tier for offer in total_offers(shares)] == ["expedited", "standard", "bulk"]
+    assert total_offers(shares[:1]) == []
+
+
 def test_a_server_whose_prices_nobody_knows_gets_none():
     """Without a list there is neither price nor time."""
     (share,) = cold_shares([pack("GLACIER")], None, 7)

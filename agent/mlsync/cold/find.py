@@ -74,7 +74,7 @@ def _truly_cold(repository: Repository, packs: list[ColdPack]) -> list[ColdPack]
 def _can_be_read(store: Store, pack: ColdPack) -> bool:
     try:
         # The last one: a mirror whose pack is cut short must not answer for the store.
-        store.read(pack.key, pack.size_bytes - 1, memoryview(bytearray(1)))
+        store.read(pack.key, max(0, pack.size_bytes - 1), memoryview(bytearray(1)))
     except StoreError:
         return False
     return True

@@ -21,7 +21,10 @@ class TierOffer:
 
 @dataclass(frozen=True, slots=True)
 class ColdShare:
-    """The packs of one storage class: how many there are, how many *thawing* already, and what the others cost."""
+    """The packs of one storage class: how many there are, how many *thawing* already, and what the others cost.
+
+    There is no offer for what is being thawed already.
+    """
 
     storage_class: str
     count: int
@@ -46,7 +49,7 @@ def _share(name: str, packs: Sequence[ColdPack], prices: PriceList | None, days:
             tier, terms.takes, prices.thaw_usd(name, tier, count=len(waiting), size_bytes=waiting_bytes, days=days)
         )
         for tier, terms in class_of(name).tiers.items()
-        if prices is not None
+        if prices is not None and waiting
     )
     size_bytes = sum(pack.size_bytes for pack in packs)
     return ColdShare(name, len(packs), size_bytes, len(packs) - len(waiting), offers)
@@ -55,6 +58,7 @@ def _share(name: str, packs: Sequence[ColdPack], prices: PriceList | None, days:
 def total_offers(shares: Sequence[ColdShare]) -> list[TierOffer]:
     """Return the tiers that all shares have, with the sum of their prices; each takes as long as the slowest."""
     totals: list[TierOffer] = []
+    shares = [share for share in shares if share.thawing_count < share.count]
     for tier in TIERS:
         offers = [offer for share in shares for offer in share.offers if offer.tier == tier]
         if offers and len(offers) == len(shares):

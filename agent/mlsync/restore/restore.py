@@ -228,8 +228,9 @@ class _Restoring:
         plans, unchanged_count = self._compare(_files(entries))
         _refuse_full(self._target, plans)
         if self._ready({part.ref.pack for plan in plans for part in plan.missing if part.ref is not None}):
-            # It waited, for hours maybe: the files may be others by now.
+            # It waited, for hours maybe: the files may be others by now, and the disk may be full.
             plans, unchanged_count = self._compare(_files(entries))
+            _refuse_full(self._target, plans)
         written, read_bytes = self._write(plans)
         self._each(entries, EntryKind.SYMLINK, self._target.make_link)
         self._each(entries, EntryKind.HARD_LINK, self._target.make_link)

@@ -109,4 +109,4 @@ class Thawing:
         for line in cold_lines(cold, prices, days):
             self.monitor.notice("status", line)
         self._told.update(pack.pack_id for pack in cold)
-        self.invocation.cold = cold_json(cold, prices, days)
+        self.invocation.cold += cold_json(cold, prices, days)
