@@ -9,8 +9,9 @@ from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
 from flow_parts import World, noise
 from mlsync.cold.find import ColdPack, cold_packs, packs_of, packs_of_list, refuse_cold
-from mlsync.cold.thaw import ROUND, ThawOptions, thaw
-from mlsync.errors import ObjectArchived, Stopped, StoreUnavailable, ThawRefused, ThawUnderWay
+from mlsync.cold.thaw import ROUND, ThawOptions
+from mlsync.cold.thaw import thaw as thaw_packs
+from mlsync.errors import ObjectArchived, Stopped, StoreDenied, StoreUnavailable, ThawRefused, ThawUnderWay
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
@@ -44,7 +45,7 @@ def asking(store, tier="standard", days=3, **more):
     """Ask for all that is cold and wait for it, by the store's clock."""
     options = ThawOptions(tier, days, sleep=store.sleep, **more)
     monitor = RecordingMonitor()
-    return thaw(store, packs_in(store), options, monitor), monitor
+    return thaw_packs(store, packs_in(store), options, monitor), monitor
 
 
 def test_a_thaw_asks_once_for_each_pack_and_waits_until_all_can_be_read(store):
@@ -142,9 +143,27 @@ def test_a_store_that_is_away_for_hours_does_not_end_the_wait(store):
     store.sleep = sleep_through
     done, monitor = asking(store)
     assert packs_in(store) == []
-    assert [level for level, _ in monitor.notices].count("warning") < 30
-    assert any("the wait goes on" in text for _, text in monitor.notices)
+    assert ["the wait goes on" in text for level, text in monitor.notices if level == "warning"] == [True]
     assert done.asked == PACKS
+    assert store.in_vain < 30, "one try in a round is enough to know"
+
+
+def test_a_wait_that_the_store_ends_says_that_the_thaw_goes_on(store):
+    """Keys that expire during the hours cost nothing of what was asked for."""
+    thaw = store.thaw
+
+    def refuse(_key):
+        raise StoreDenied("expired")
+
+    def then_refuse(key, *, days, tier):
+        store.stat = refuse
+        return thaw(key, days=days, tier=tier)
+
+    cold, monitor = packs_in(store), RecordingMonitor()
+    store.thaw = then_refuse
+    with pytest.raises(StoreDenied):
+        thaw_packs(store, cold, ThawOptions("standard", 3, sleep=store.sleep), monitor)
+    assert "the requests go on in the store" in monitor.notices[-1][1]
 
 
 def test_no_capacity_for_expedited_is_said_and_ends_the_asking(store):

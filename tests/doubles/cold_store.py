@@ -31,6 +31,7 @@ class ColdStore(MemoryStore):
         self.stats = 0
         self.refusal: errors.StoreError | None = None
         self.is_away = False
+        self.in_vain = 0
         self._ready_s: dict[str, float] = {}
         self._gone_s: dict[str, float] = {}
         self._cold_lock = threading.Lock()
@@ -62,6 +63,7 @@ class ColdStore(MemoryStore):
         with self._cold_lock:
             self.stats += 1
         if self.is_away:
+            self.in_vain += 1
             raise errors.StoreUnavailable("no answer")
         return self._info(super().stat(key))
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from mlsync.cold.find import ColdPack
 from mlsync.cold.terms import refuse_tier, slowest
-from mlsync.errors import Error, NotFound, Stopped, StoreUnavailable, ThawRefused, ThawUnderWay
+from mlsync.errors import Error, NotFound, Stopped, StoreError, StoreUnavailable, ThawRefused, ThawUnderWay
 from mlsync.monitor import Monitor, Task
 from mlsync.store.base import ObjectInfo, Store
 from mlsync.store.prices import Tier, class_of
@@ -71,7 +71,12 @@ def thaw(store: Store, packs: Sequence[ColdPack], options: ThawOptions, monitor:
     how_long = f", which takes {takes} from when it was asked for" if takes else ""
     text = f"waiting for the thaw of {_packs(len(packs))}{how_long}; Ctrl-C ends the wait and not the thaw"
     monitor.notice("status", text)
-    _Wait(store, options, monitor, done).wait_for([pack.key for pack in packs])
+    try:
+        _Wait(store, options, monitor, done).wait_for([pack.key for pack in packs])
+    except StoreError as error:
+        if not isinstance(error, ThawRefused):
+            monitor.notice("status", GO_ON)
+        raise
     return done
 
 
@@ -123,7 +128,7 @@ class _Wait:
             while pending:
                 batch = [pending.popleft() for _ in range(min(ROUND, len(pending)))]
                 # Those that were not ready go to the end: each is looked at again only after all others.
-                left = [key for key in batch if not self._is_ready(key)]
+                left = self._not_ready(batch)
                 pending.extend(left)
                 ready = len(batch) - len(left)
                 task.advance(ready)
@@ -139,18 +144,27 @@ class _Wait:
             self._told = count
             self._monitor.notice("status", f"{count} of {_packs(total)} are thawed")
 
+    def _not_ready(self, batch: Sequence[str]) -> list[str]:
+        """Return those of *batch* that are not thawed; of a store that does not answer, it asks for no more of them."""
+        left: list[str] = []
+        for place, key in enumerate(batch):
+            try:
+                if not self._is_ready(key):
+                    left.append(key)
+            except StoreUnavailable as error:
+                if not self._is_away:
+                    self._monitor.notice("warning", f"the wait goes on, although the store does not answer: {error}")
+                self._is_away = True
+                return left + list(batch[place:])
+            self._is_away = False
+        return left
+
     def _is_ready(self, key: str) -> bool:
         self._done.looks += 1
         try:
             info = self._store.stat(key)
-        except StoreUnavailable as error:
-            if not self._is_away:
-                self._monitor.notice("warning", f"the wait goes on, although the store does not answer: {error}")
-            self._is_away = True
-            return False
         except NotFound:
             return True  # it was deleted meanwhile: whoever reads it says so, or finds where it was moved
-        self._is_away = False
         if info.is_archived:
             self._note_idle(info)
         return not info.is_archived
