@@ -16,6 +16,7 @@ from mlsync.repository import names
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 from mlsync.store.fallback import FallbackStore
+from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 
 PACKS = 40
@@ -360,3 +361,13 @@ def test_where_a_class_is_a_label_nothing_is_cold(world):
     world.store.read = read
     assert cold_packs(world.repository, packs) == []
     assert len(reads) == 1
+
+
+def test_a_directory_has_nothing_cold_to_thaw(tmp_path):
+    """The default of the protocol: asking for it asks for nothing."""
+    store = open_store(f"file://{tmp_path}", StoreOptions(), create=True)
+    store.put("packs/ab", b"x")
+    assert not store.thaw("packs/ab", days=1, tier="bulk")
+    assert (store.may_freeze, store.price_list, dict(store.days_to_class("packs/"))) == (False, None, {})
+    assert not store.stat("packs/ab").is_archived
+    store.close()
