@@ -164,7 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status, body, **headers):
         headers.setdefault("Content-Length", str(len(body)))
-        self.send_response(status)
+        if "Date" in headers:
+            self.send_response_only(status)  # without a date of its own
+        else:
+            self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -180,3 +180,13 @@ def test_tags_may_be_words_with_commas_between_them():
     ).s3
     assert (s3.tags, s3.expected_bucket_owner) == ({"team": "vision", "stage": "a=b"}, "000022223333")
     assert config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_TAGS="{}").s3.tags == {}
+    with pytest.raises(ConfigInvalid, match="names that come once each"):
+        config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_TAGS="team=vision,team=speech")
+
+
+def test_what_is_wrong_with_a_text_is_said_of_the_text():
+    """A text that a key refuses is tried as a list too, and the message is not about that."""
+    with pytest.raises(ConfigInvalid, match="a class whose objects can be read at once: every command reads them"):
+        config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_STORAGE_CLASS_OTHERS="GLACIER")
+    with pytest.raises(ConfigInvalid, match="a key's ARN"):
+        config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_KMS_KEY_ID="no key")

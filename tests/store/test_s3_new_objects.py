@@ -14,6 +14,7 @@ from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.options import ObjectLock
 from mlsync.store.s3 import store as s3
+from mlsync.store.s3.new_objects import tags_of
 
 RUN = "0123456789abcdef0123456789abcdef"
 PACK = f"packs/01/{RUN}"
@@ -142,6 +143,14 @@ def test_tags_say_the_kind_and_the_id_of_the_run_that_the_key_has(lockable):
     assert lockable.tags(MANIFEST) == {**of_user, "mlsync-kind": "versions", "mlsync-run": RUN}
     assert lockable.tags(PACK) == {**of_user, "mlsync-kind": "packs"}
     assert lockable.tags("repository") == {**of_user, "mlsync-kind": "repository"}
+
+
+def test_a_pack_s_id_is_not_taken_for_a_run_s():
+    """Tombstones and moves have ids of packs in their keys, which look the same."""
+    for kind in ("tombstones", "moves"):
+        assert tags_of(f"{kind}/{RUN}", ()) == {"mlsync-kind": kind}
+    for key in (f"copies/{RUN}/0000000001", f"runs/{RUN}", f"decisions/{RUN}/0000000001-aa"):
+        assert tags_of(key, ())["mlsync-run"] == RUN
 
 
 def test_without_tags_in_the_settings_there_are_none(bucket):
@@ -446,3 +455,46 @@ def test_at_aws_a_refusal_may_be_for_want_of_a_payer(limited):
         with pytest.raises(errors.StoreDenied) as caught:
             store.get("repository", limit_bytes=1)
         assert ("requester_pays = true under [s3]" in str(caught.value)) == is_said
+
+
+def test_a_server_that_fails_inside_for_want_of_kms_is_told_as_that(limited):
+    """SeaweedFS answers 500 to a key of KMS that it has not: it is tried again, and the setting is named."""
+    store, server = limited(sse="aws:kms", kms_key_id=KEY)
+    server.answer = lambda method, _path: (500, {}, error_body("InternalError")) if method == "PUT" else None
+    error = refused(store)
+    assert store.is_transient(error)
+    assert "a server without KMS answers so too: sse under [s3]" in str(error)
+
+
+def test_another_machine_that_locked_it_meanwhile_is_no_refusal(limited):
+    """S3 refuses to shorten a lock, by a second too: what another agent has just locked for longer is locked."""
+    store, server = limited(object_lock=ObjectLock("governance", 30 * DAY_S))
+    shown = {"Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT", "x-amz-object-lock-mode": "ODD"}
+    puts = []
+
+    def answer(method, path):
+        if method == "PUT":
+            puts.append(path)
+            return 403, {}, error_body("AccessDenied")
+        until = "2026-11-02T10:00:00Z" if not puts or is_refused else "2099-11-02T10:00:00Z"
+        return 200, {**shown, "x-amz-object-lock-retain-until-date": until}, b""
+
+    server.answer = answer
+    is_refused = False
+    assert not store.keep_for("repository", 30 * DAY_S, 15 * DAY_S)
+    assert len(puts) == 1
+    is_refused = True
+    with pytest.raises(errors.StoreDenied, match="s3:PutObjectRetention and s3:GetObjectRetention"):
+        store.keep_for("repository", 30 * DAY_S, 15 * DAY_S)
+
+
+def test_a_date_past_the_end_of_time_is_not_believed(limited):
+    """A store whose date is the year 9999 gets locks by this machine's clock."""
+    store, server = limited(object_lock=ObjectLock("governance", 30 * DAY_S))
+    server.answer = lambda _method, _path: (404, {"Date": "Fri, 31 Dec 9999 23:59:59 GMT"}, error_body("NoSuchKey"))
+    with pytest.raises(errors.NotFound):
+        store.get("repository", limit_bytes=1)
+    server.answer = lambda _method, _path: None
+    store.put(MANIFEST, b"x")
+    sent = [headers for method, _, headers in server.requests if method == "PUT"]
+    assert int(sent[0]["x-amz-object-lock-retain-until-date"][:4]) - time.gmtime().tm_year in (0, 1)

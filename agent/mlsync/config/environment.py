@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mlsync.config.keys import Key
+from mlsync.config.keys import TEXT, Key
 from mlsync.config.model import TABLES, TOP, shown
 from mlsync.config.places import SOCKETS_VARIABLE
 from mlsync.errors import ConfigInvalid
@@ -103,8 +103,8 @@ def _parsed(key: Key, text: str) -> Any:
         try:
             return key.parse(one, Path())
         except ValueError as allowed:
-            # Of a list that is wrong, what is wrong with its words says more.
-            fault = allowed
+            # Of a list that is wrong, what is wrong with its words says more. That a list is no text says nothing.
+            fault = fault if str(allowed) == TEXT and fault.args else allowed
     raise fault
 
 

@@ -35,6 +35,8 @@ from mlsync.source.exclude import Excludes
 V = TypeVar("V")
 REQUIRED: Final = dataclasses.MISSING
 _AS_SHOWN: Final = object()
+#: What is allowed where any text is.
+TEXT: Final = "a string that is not empty"
 _LEVEL: Final = re.compile(r"L[0-5]")
 _CHANNEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
@@ -119,7 +121,7 @@ def is_device(value: object) -> bool:
 def text(value: Any, _base: Path) -> str:
     """Return a string that is not empty."""
     if not isinstance(value, str) or not value:
-        raise ValueError("a string that is not empty")
+        raise ValueError(TEXT)
     return value
 
 

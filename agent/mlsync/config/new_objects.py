@@ -61,6 +61,8 @@ def tags(value: Any, _base: Path) -> Mapping[str, str]:
     words = [value] if isinstance(value, str) else value
     if isinstance(words, list) and all(isinstance(word, str) and "=" in word for word in words):
         value = dict(word.split("=", 1) for word in words)
+        if len(value) < len(words):
+            raise ValueError("names that come once each")
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
         raise ValueError('a table of names and values like { team = "vision" }')
     if len(value) > TAGS_MAX - len(OWN_TAGS):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from mlsync.errors import FormatUnsupported, NotFound, Stopped, StoreDenied
+from mlsync.errors import FormatUnsupported, NotFound, Stopped, StoreError, StoreUnavailable
 from mlsync.monitor import Monitor, Task
 from mlsync.repository import names
 from mlsync.repository.repository import ListedVersion, Repository
@@ -50,7 +50,7 @@ class Extended:
     extended_count: int = 0
     denied_count: int = 0
     gave_up: bool = False
-    denied: dict[str, StoreDenied] = field(default_factory=dict)
+    denied: dict[str, StoreError] = field(default_factory=dict)
     lost: set[bytes] = field(default_factory=set)
     unread: list[str] = field(default_factory=list)
 
@@ -163,12 +163,16 @@ class _Extension:
             with self._lock:
                 done.used_count += 1
             return
-        is_extended, denied = False, None
+        is_extended = False
+        denied: StoreError | None = None
         try:
             is_extended = self._store.keep_for(info.key, self._period_s, self._period_s * LEFT_SHARE)
         except NotFound:
             return  # pruned meanwhile
-        except StoreDenied as error:
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # Whatever the store has against it: the others may still be locked.
             denied = error
         with self._lock:
             done.used_count += 1

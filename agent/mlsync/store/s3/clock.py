@@ -20,6 +20,7 @@ SIGNER: Final = "mlsync-s3v4"
 _WRONG_TIME: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "403"})
 # Of S3's quarter of an hour; a smaller difference is not why a request was refused.
 _DIFFERS_FROM_S: Final = 300.0
+_AHEAD_MAX_S: Final = 40 * 365 * 86400.0
 _CONTEXT: Final = "mlsync_ahead_s"
 _CORRECTED: Final = "MlsyncClockCorrected"
 
@@ -41,7 +42,8 @@ class ServerClock:
 
     def now_s(self) -> float:
         """Return the server's time by its last answer, to some seconds; this machine's before there is one."""
-        return time.time() + self._told_ahead_s
+        # No clock is so wrong: that is a store that lies, and its date would be past the end of time.
+        return time.time() + (self._told_ahead_s if abs(self._told_ahead_s) < _AHEAD_MAX_S else 0.0)
 
     def _learn(self, parsed: dict[str, Any], **_more: object) -> None:
         code = str(parsed.get("Error", {}).get("Code", ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from mlsync.store.options import StoreOptions
 
 PACKS: Final = "packs"
+LOCK_MODES: Final = ("GOVERNANCE", "COMPLIANCE")
 # Runs have such an id in the keys of what belongs to them; a pack may be of several runs, and has none.
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _OF_RUNS: Final = frozenset({"versions", "copies", "proofs", "evaluations", "decisions", "runs"})
@@ -49,6 +50,12 @@ class NewObjects:
             until_s = self._now_s() + options.object_lock.period_s
             found["ObjectLockRetainUntilDate"] = datetime.fromtimestamp(until_s, UTC)
         return {name: value for name, value in found.items() if value is not None}
+
+
+def locked_until_s(head: Mapping[str, Any]) -> float:
+    """Return until when an object is locked as a HEAD shows it, in seconds since 1970; 0 if it shows no lock."""
+    until = head.get("ObjectLockRetainUntilDate")
+    return float(until.timestamp()) if isinstance(until, datetime) else 0.0
 
 
 def kind_of(key: str) -> str:

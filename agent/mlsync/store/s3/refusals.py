@@ -117,6 +117,8 @@ def explained(error: errors.StoreError, options: StoreOptions) -> errors.StoreEr
     found = translation_of(cause)
     if found in (FORBIDDEN, FORBIDDEN_OR_PROXY):
         return _with_rights(error, options, cause)
+    if found is BY_CODE["InternalError"] and options.sse is not None and options.sse != "AES256":
+        return _with(error, type(error), f"{error.advice}; a server without KMS answers so too: sse under [s3]")
     is_open = found in (UNKNOWN_ANSWER, BY_CODE["InvalidRequest"], BY_CODE["MethodNotAllowed"], BY_STATUS[400])
     if not is_open or status_of(cause) not in _REFUSALS:
         return error

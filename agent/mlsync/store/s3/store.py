@@ -35,7 +35,7 @@ from mlsync.store.s3.errors import (
 )
 from mlsync.store.s3.hedge import HedgedReads
 from mlsync.store.s3.listing import object_entries, unfinished_uploads, uploaded_parts
-from mlsync.store.s3.new_objects import NewObjects
+from mlsync.store.s3.new_objects import LOCK_MODES, NewObjects, locked_until_s
 from mlsync.store.s3.refusals import Heeded, explained
 from mlsync.store.s3.transfer import SeekableBody, fill, whole_size
 from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_token
@@ -371,16 +371,23 @@ class S3Store(Store):
             return False
         with translating(self._where(key)):
             found = self._client.call("head_object", self._names(key))
-            until, now_s = found.get("ObjectLockRetainUntilDate"), self._client.now_s()
-            if until is not None and until.timestamp() - now_s > left_s:
+            now_s = self._client.now_s()
+            if locked_until_s(found) - now_s > left_s:
                 return False
+            shown = found.get("ObjectLockMode")
             wanted = {
-                "Mode": found.get("ObjectLockMode") or mode,
+                "Mode": shown if shown in LOCK_MODES else mode,
                 "RetainUntilDate": datetime.fromtimestamp(now_s + period_s, UTC),
             }
             # The very version that was looked at: somebody may put another one over it meanwhile.
-            version = {"VersionId": found["VersionId"]} if found.get("VersionId") else {}
-            self._client.call("put_object_retention", {**self._names(key), **version, "Retention": wanted})
+            names = self._names(key) | ({"VersionId": found["VersionId"]} if found.get("VersionId") else {})
+            try:
+                self._client.call("put_object_retention", {**names, "Retention": wanted})
+            except ClientError:
+                # Another machine may have locked it for a second longer just now.
+                if locked_until_s(self._client.call("head_object", names)) - now_s > left_s:
+                    return False
+                raise
         return True
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
