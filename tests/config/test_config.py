@@ -298,6 +298,14 @@ MISTAKES = {
             "that long, and could be destroyed before; lock for longer, or set grace)"
         ),
     ),
+    "lock of a mirror shorter than the grace": (
+        '[[mirror]]\nurl = "s3://b/c"\nobject_lock = "governance 3d"\n',
+        4,
+        (
+            "object_lock in [[mirror]] is for less than the grace in [retention], 7 days: FILE:4 (what is forgotten "
+            "stays that long, and could be destroyed before; lock for longer, or set grace)"
+        ),
+    ),
     "lock of no mode": (
         '[s3]\nobject_lock = "30d"\n',
         3,

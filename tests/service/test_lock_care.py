@@ -12,7 +12,7 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.session import Session
-from mlsync.config.model import Config, S3Settings, WatchSettings
+from mlsync.config.model import Config, MirrorSettings, S3Settings, WatchSettings
 from mlsync.config.new_objects import object_lock
 from mlsync.errors import StoreDenied
 from mlsync.repository.keys.keyslot import Passphrase
@@ -48,6 +48,18 @@ class LockedPlace:
             s3 = dataclasses.replace(s3, object_lock=object_lock(said, None))
         self.config = dataclasses.replace(self.config, s3=s3)
 
+    def mirror(self, said):
+        """Copy all objects to a bucket of their own, without a lock, and have them locked so from now on."""
+        name = f"mirror-{uuid.uuid4().hex}"
+        self._client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+        for entry in self._client.list_objects_v2(Bucket=self._bucket)["Contents"]:
+            source = {"Bucket": self._bucket, "Key": entry["Key"]}
+            self._client.copy_object(Bucket=name, Key=entry["Key"], CopySource=source)
+        s3 = dataclasses.replace(self.config.s3, object_lock=object_lock(said, None))
+        mirror = MirrorSettings(url=f"s3://{name}/runs", name="second", s3=s3)
+        self.config = dataclasses.replace(self.config, mirrors=(mirror,))
+        return name
+
     def maintain(self):
         """Do what is due now; return what was said."""
         with Session.open(self.config, lambda: SECRET, self.monitor) as session:
@@ -62,9 +74,9 @@ class LockedPlace:
         self.monitor.notices.clear()
         return said
 
-    def left_days(self):
+    def left_days(self, bucket=None):
         """For how many days the header is locked."""
-        answer = self._client.head_object(Bucket=self._bucket, Key="runs/repository")
+        answer = self._client.head_object(Bucket=bucket or self._bucket, Key="runs/repository")
         until = answer.get("ObjectLockRetainUntilDate")
         return 0 if until is None else round((until.timestamp() - time.time()) / DAY_S)
 
@@ -110,4 +122,22 @@ def test_a_right_that_is_missing_is_named_and_costs_no_pass(locked_place, monkey
     assert warning.startswith("the lock of 2 objects could not be extended: the store answered AccessDenied")
     assert "s3:PutObjectRetention" in warning
     assert "0 extended" in summary
+    assert locked_place.maintain() == []
+
+
+def test_the_locks_of_a_mirror_are_extended_by_its_own_setting(locked_place):
+    """What is in the mirror is locked as its table says; one that is away is told, and not asked with each pass."""
+    name = locked_place.mirror("governance 40d")
+    locked_place.lock(None)
+    assert locked_place.maintain() == [
+        "mirror 'second': locks: 2 extended, 2 objects of 2 in use asked about, 4 requests"
+    ]
+    assert locked_place.left_days(name) == 40
+    assert locked_place.maintain() == []
+    (mirror,) = locked_place.config.mirrors
+    away = dataclasses.replace(mirror, url="s3://nobody-has-this-bucket/runs")
+    locked_place.config = dataclasses.replace(locked_place.config, mirrors=(away,))
+    locked_place.ahead_s = 6 * DAY_S
+    (said,) = locked_place.maintain()
+    assert said.startswith("the locks of the mirror 'second' were not looked at: ")
     assert locked_place.maintain() == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mlsync.app.session import Session
 from mlsync.app.wording import count
 from mlsync.config.model import Config
 from mlsync.config.new_objects import Lock
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor, NoticeLevel
+from mlsync.repository.repository import Repository
 from mlsync.upkeep.extend_lock import Extended, extend_locks
 
 
@@ -18,20 +18,25 @@ def lock_of(config: Config) -> Lock | None:
     return None if config.repository_directory is not None else config.s3.object_lock
 
 
-def refuse_without_lock(config: Config) -> None:
-    """Raise ``ConfigInvalid`` if the configuration locks nothing."""
-    if lock_of(config) is None:
+def needed_lock(config: Config) -> Lock:
+    """Return the lock by which locks are extended; raise ``ConfigInvalid`` if the configuration locks nothing."""
+    lock = lock_of(config)
+    if lock is None:
         advice = 'set object_lock = "governance 30d" there; the bucket must have been made with object lock'
         raise ConfigInvalid("no bucket with object_lock under [s3]: there is no lock to extend", advice=advice)
+    return lock
 
 
 def extend(
-    session: Session, monitor: Monitor, *, skips_young: bool = False, stop: Callable[[], bool] = lambda: False
+    repository: Repository,
+    lock: Lock,
+    monitor: Monitor,
+    *,
+    skips_young: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Extended:
-    """Extend the locks of what versions use, by the configuration, which must have a lock."""
-    lock = lock_of(session.config)
-    assert lock is not None
-    return extend_locks(session.repository, monitor, lock.period_s, skips_young=skips_young, stop=stop)
+    """Extend the locks of what the versions of a repository use."""
+    return extend_locks(repository, monitor, lock.period_s, skips_young=skips_young, stop=stop)
 
 
 def sentences(done: Extended) -> Iterator[tuple[NoticeLevel, str]]:

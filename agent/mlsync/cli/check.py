@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import click
 
-from mlsync.app.locking import extend, refuse_without_lock, sentences
+from mlsync.app.locking import extend, needed_lock, sentences
 from mlsync.app.mirrors import opened_mirrors
 from mlsync.app.session import Session
 from mlsync.cli.arguments.gently import gently_option
@@ -62,8 +62,7 @@ def check_command(
     """
     config, monitor = common.configuration(), common.monitor()
     _refuse_contradictions(config, heals=heals, dry_run=dry_run)
-    if extend_lock:
-        refuse_without_lock(config)
+    lock = needed_lock(config) if extend_lock else None
     healed: HealResult | None = None
     with common.session(config, monitor) as session:
         # What only a mirror has is put back.
@@ -75,7 +74,7 @@ def check_command(
             healed, result = _heal(session, result, monitor, read_data=read_data, dry_run=dry_run)
         elif result.problems and config.mirrors:
             result = _with_mirrors(session, result, monitor)
-        extended = extend(session, monitor) if extend_lock else None
+        extended = None if lock is None else extend(session.repository, lock, monitor)
     if common.as_json:
         common.emit(check_json(result, extended, healed, read_data=read_data, dry_run=dry_run))
     else:

@@ -44,6 +44,7 @@ _INNER = ("retention", "evaluate")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 # Only the first one takes bucket keys.
 _BY_KMS = ("aws:kms", "aws:kms:dsse")
+_WITH_KMS = 'set sse = "aws:kms"'
 _SECRETS = ("passphrase_file", "key_file", "kms_key", "write_only_key_file")
 
 
@@ -383,16 +384,20 @@ class _Reader:
 
     def _check_new_objects(self, config: Config) -> None:
         """Refuse what no server could do with new objects, and a lock that ends before prune would look again."""
-        s3 = config.s3
-        if s3.kms_key_id and s3.sse not in _BY_KMS:
-            self._refuse(("s3", "kms_key_id"), "kms_key_id in [s3] without encryption by KMS", 'set sse = "aws:kms"')
-        if s3.bucket_key is not None and s3.sse != _BY_KMS[0]:
-            self._refuse(("s3", "bucket_key"), "bucket_key in [s3] without encryption by KMS", 'set sse = "aws:kms"')
         grace_s = max((config.retention.grace_s, *(watch.retention.grace_s for watch in config.watches)))
-        if s3.object_lock is not None and s3.object_lock.period_s < grace_s:
-            what = f"object_lock in [s3] is for less than the grace in [retention], {grace_s / 86400:g} days"
-            advice = "what is forgotten stays that long, and could be destroyed before; lock for longer, or set grace"
-            self._refuse(("s3", "object_lock"), what, advice)
+        places: list[tuple[KeyPath, S3Settings]] = [(("s3",), config.s3)]
+        places += [(("mirror", index), mirror.s3) for index, mirror in enumerate(config.mirrors)]
+        for at, s3 in places:
+            if s3.kms_key_id and s3.sse not in _BY_KMS:
+                self._refuse((*at, "kms_key_id"), f"kms_key_id{_in(at)} without encryption by KMS", _WITH_KMS)
+            if s3.bucket_key is not None and s3.sse != _BY_KMS[0]:
+                self._refuse((*at, "bucket_key"), f"bucket_key{_in(at)} without encryption by KMS", _WITH_KMS)
+            if s3.object_lock is not None and s3.object_lock.period_s < grace_s:
+                what = f"object_lock{_in(at)} is for less than the grace in [retention], {grace_s / 86400:g} days"
+                advice = (
+                    "what is forgotten stays that long, and could be destroyed before; lock for longer, or set grace"
+                )
+                self._refuse((*at, "object_lock"), what, advice)
 
     def _check_waits(self, config: Config) -> None:
         """Refuse to wait for proofs that are left to later."""

@@ -8,20 +8,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.app.locking import extend, lock_of, sentences
+from mlsync.app.mirrors import in_place_of, open_mirror
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
+from mlsync.config.new_objects import Lock
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
+from mlsync.repository.repository import Repository
 from mlsync.service.afterwards.proof_due import is_proof_due, note_proof
 from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
@@ -206,17 +209,38 @@ class Maintenance:
     # ------------------------------------------------------------ locks
 
     def _extend_locks(self) -> None:
-        lock = lock_of(self._session.config)
-        if lock is None:
-            return
+        """Extend the locks of the repository, and of mirrors, each by its own settings, where that is due."""
+        config, repository = self._session.config, self._session.repository
+        lock = lock_of(config)
+        if lock is not None and (name := self._due_lock("", lock)) is not None:
+            self._extend(repository, lock, name)
+        for mirror in config.mirrors:
+            lock = lock_of(in_place_of(config, mirror))
+            if lock is None or (name := self._due_lock(mirror.name, lock)) is None:
+                continue
+            try:
+                store = open_mirror(mirror, repository.repository_id)
+                with closing(Repository(store, repository.keys)) as copy:
+                    self._extend(copy, lock, name, of=f"mirror {mirror.name!r}: ")
+            except Stopped:
+                raise
+            except Error as error:
+                # A mirror that is away is not asked with each pass: a lock is looked at several times in its half.
+                self._state.set_last_ns(_ALL_RUNS, name, self._now_ns())
+                self._monitor.notice("warning", f"the locks of the mirror {mirror.name!r} were not looked at: {error}")
+
+    def _due_lock(self, mirror: str, lock: Lock) -> str | None:
+        """Return under which name it is noted when locks were looked at, ``None`` if that is not due."""
         # Another lock than before is a beginning: objects that are young may have been made without it.
-        name = f"{_EXTENDED} {lock.mode} {lock.period_s:.0f}"
-        if not self._is_due(_ALL_RUNS, name, min(lock.period_s * _OF_LOCK, EXTEND_EVERY_MAX_S)):
-            return
+        name = f"{_EXTENDED} {lock.mode} {lock.period_s:.0f} {mirror}".rstrip()
+        every_s = min(lock.period_s * _OF_LOCK, EXTEND_EVERY_MAX_S)
+        return name if self._is_due(_ALL_RUNS, name, every_s) else None
+
+    def _extend(self, repository: Repository, lock: Lock, name: str, *, of: str = "") -> None:
         skips_young = self._state.last_ns(_ALL_RUNS, name) is not None
-        done = extend(self._session, self._monitor, skips_young=skips_young, stop=self._stop.is_set)
+        done = extend(repository, lock, self._monitor, skips_young=skips_young, stop=self._stop.is_set)
         for level, text in sentences(done):
-            self._monitor.notice(level, text)
+            self._monitor.notice(level, f"{of}{text}")
         self._state.set_last_ns(_ALL_RUNS, name, self._now_ns())
 
     def _is_due(self, run: str, name: str, every_s: float) -> bool:
