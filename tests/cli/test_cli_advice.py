@@ -43,7 +43,7 @@ def test_each_error_says_what_helps(name):
     advice = LEAVES[name].usual_advice
     assert advice, name
     keys = {key for table in TABLES.values() for key in table} | {*TOP}
-    for command in re.findall(r"mlsync (\w+)", advice):
+    for command in re.findall(r"mlsync ([\w-]+)", advice):
         assert command in COMMANDS, advice
     for option in re.findall(r"--[a-z-]+", advice):
         assert option in options(cli), advice
