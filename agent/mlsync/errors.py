@@ -871,7 +871,7 @@ class StoreDenied(StoreError):
     """The store refuses the credentials or the permission."""
 
     exit_code = 72
-    usual_advice = "check keys (AWS_ACCESS_KEY_ID, --profile NAME) and policy (mlsync iam-policy), or owner and mode of the directory"
+    usual_advice = "check keys (AWS_ACCESS_KEY_ID, --profile NAME) and policy (mlsync iam-policy), or owner and mode"
 
 
 class StoreUnavailable(StoreError):
