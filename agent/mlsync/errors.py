@@ -1026,12 +1026,14 @@ class MirrorForeign(MirrorError):
     """The mirror's place is another repository's; nothing was written there."""
 
     exit_code = 64
+    usual_advice = "give the mirror a place of its own"
 
 
 class RekeyRefused(MirrorError):
     """What is to be copied to another key cannot be copied to that place."""
 
     exit_code = 65
+    usual_advice = "give the copy a place of its own"
 
 
 class StateError(Error):
