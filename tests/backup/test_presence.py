@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlsync.backup.storing.presence import STATS_MAX, refuse_lost
+from mlsync.backup.storing.presence import refuse_lost
 from mlsync.codec.compression import Coding
 from mlsync.errors import NotFound, ObjectDamaged
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
+from mlsync.repository.pack_lookup import LOOKS_MAX
 
 OFFSET, LENGTH = 64, 1000
 
@@ -43,14 +44,14 @@ class Packs:
 
 def test_few_packs_are_looked_for_one_by_one():
     """Up to eight packs cost a request each, and no listing of all that the repository has."""
-    packs = Packs(STATS_MAX, OFFSET + LENGTH + TRAILER_BYTES)
+    packs = Packs(LOOKS_MAX, OFFSET + LENGTH + TRAILER_BYTES)
     refuse_lost(packs, packs.refs(), frozenset())
     assert packs.calls == ["stat"] * 8
 
 
 def test_one_pack_more_is_looked_for_in_a_listing():
     """Nine packs cost one listing, and no request for any of them."""
-    packs = Packs(STATS_MAX + 1, OFFSET + LENGTH + TRAILER_BYTES)
+    packs = Packs(LOOKS_MAX + 1, OFFSET + LENGTH + TRAILER_BYTES)
     refuse_lost(packs, packs.refs(), frozenset())
     assert packs.calls == ["list"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 from flow_parts import World
 from mlsync.errors import Stopped
 from mlsync.repository import names
+from mlsync.store.counting import CountingStore
 from mlsync.upkeep.scrub import is_due, scrub
 
 HOUR_NS = 3600 * 10**9
@@ -105,3 +107,32 @@ def test_what_rotted_of_old_versions_makes_no_new_one(world):
     world.state.add_damaged(read(world, 0, 10 * HOUR_NS).damaged)
     assert world.backup().version == 0
     assert world.state.damaged("yolo") == set()
+
+
+def test_an_hour_lists_only_what_is_due(world):
+    """Of 6,000 packs an hour of a thousand lists few: from the first that is due to the one behind the last."""
+    ids = [hashlib.blake2b(str(number).encode(), digest_size=16).digest() for number in range(6_000)]
+    seen = []
+
+    class Noting(CountingStore):
+        def list(self, prefix, *, after=""):
+            for info in super().list(prefix, after=after):
+                seen.append(info.key)
+                yield info
+
+    for pack_id in ids:
+        world.store.put(names.pack(pack_id), b"no pack")
+    world.use(Noting(world.store))
+    all_ids = packs(world)
+    read_ids = []
+    for hour in (3, 4, 999, 1000):
+        seen.clear()
+        since_ns, now_ns = hour * HOUR_NS, (hour + 1) * HOUR_NS
+        damaged = scrub(
+            world.repository, world.monitor, since_ns=since_ns, now_ns=now_ns, period_s=3600.0 * 1000
+        ).damaged
+        due = {one for one in all_ids if is_due(one, since_ns, now_ns, 3600.0 * 1000)}
+        assert due & set(ids) == damaged.keys()
+        assert len(seen) <= len(due) + 2
+        read_ids += due
+    assert len(read_ids) > 4

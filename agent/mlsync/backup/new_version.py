@@ -55,6 +55,7 @@ from mlsync.repository.history.seen_decision import ROOM_NAME as DECISION
 from mlsync.repository.history.seen_decision import seen_value
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of
 from mlsync.repository.pack.journal import PackJournal
+from mlsync.repository.pack_lookup import Tombstones
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.writer import PackWriter, WriteStats
 from mlsync.source.held import with_deleted
@@ -244,7 +245,9 @@ def _resume_uploads(job: Job) -> PackJournal | None:
 def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: PackJournal | None) -> _Stored:
     """Read what changed and store what is new; every chunk of the records is durable afterwards."""
     parent, repository = scanned.parent, job.repository
-    index = ChunkIndex(parent.refs(), job.state, repository, job.avoided, repository.tombstones())
+    known = parent.refs()
+    tombstones = Tombstones(repository, {ref.pack for ref in known.values()})
+    index = ChunkIndex(known, job.state, repository, job.avoided, tombstones)
     writer = repository.writer(index, journal=journal)
     records = _first_records(job, scanned.tree, scanned.cache)
     changed = [found for found in scanned.tree.found if records[found.path].status is Status.CHANGED]
@@ -378,7 +381,7 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     parent, room = _with_room(job, scanned.parent)
     scanned = scanned._replace(parent=parent)
     refs = index.old_refs(refs_of(candidate.entries))
-    places = new_places(job.repository, refs, job.repository.tombstones())
+    places = new_places(job.repository, refs, Tombstones(job.repository, {ref.pack for ref in refs}))
     if places:
         with job.monitor.task(f"{source.run}: reading what was moved", sum(ref.plain_bytes for ref in places)) as task:
             read_moved(job.repository, places, job.stoppable(task.advance))
@@ -413,8 +416,9 @@ def _create(job: Job, parent: Parent, index: ChunkIndex, manifest: Manifest) -> 
         # Own packs too: this process may have been stopped since it stored them, for longer than any grace period.
         job.avoided.wrote(packs)
         # First the tombstones, then the packs: a prune deletes a pack first, and then its tombstone.
-        tombstones = job.repository.tombstones()
-        refuse_lost(job.repository, [*refs, *body_refs], tombstones)
+        relied_on = [*refs, *body_refs]
+        tombstones = Tombstones(job.repository, {ref.pack for ref in relied_on})
+        refuse_lost(job.repository, relied_on, tombstones)
 
     while True:
         new = manifest.root

@@ -12,10 +12,11 @@ from mlsync.errors import NotFound, ObjectArchived, RepositoryMissing, StoreErro
 from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.manifest import Entry, Manifest, refs_of
+from mlsync.repository.pack_lookup import look_in_listing
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.store.base import ObjectInfo, Store
 
-# More packs than this are looked up by a listing, which costs one request for a thousand of them.
+# More packs than this are looked up by a listing, as far as that pays.
 _STATS_MAX: Final = 8
 _AT_ONCE: Final = 8
 # Its objects freeze one by one, and no listing says which.
@@ -129,15 +130,11 @@ def named_packs(error: ObjectArchived) -> set[bytes]:
 
 def _infos(repository: Repository, needed: set[bytes]) -> Iterator[tuple[bytes, ObjectInfo]]:
     """Yield what the store says of those of *needed* that it has."""
-    doubtful = needed
+    doubtful = set(needed)
     if len(needed) > _STATS_MAX:
-        doubtful = set()
-        for pack_id, info in repository.packs():
-            if pack_id not in needed:
-                continue
-            if info.is_archived or info.storage_class == _SILENT_CLASS:
-                doubtful.add(pack_id)
-            else:
+        for pack_id, info in look_in_listing(repository, needed).items():
+            if not info.is_archived and info.storage_class != _SILENT_CLASS:
+                doubtful.remove(pack_id)
                 yield pack_id, info
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mlsync-cold") as pool:
         for pack_id, asked in pool.map(lambda one: (one, _stat(repository, one)), sorted(doubtful)):

@@ -490,9 +490,9 @@ class Repository:
             return False
         return True
 
-    def packs(self) -> Iterator[tuple[bytes, ObjectInfo]]:
-        """Yield every pack of the store."""
-        for info in self.store.list(names.PACKS):
+    def packs(self, after: bytes = b"") -> Iterator[tuple[bytes, ObjectInfo]]:
+        """Yield every pack of the store with an id above *after*, by rising id: the listing begins there."""
+        for info in self.store.list(names.PACKS, after=names.pack(after) if after else ""):
             pack_id = names.parse_pack(info.key)
             if pack_id is not None:
                 yield pack_id, info
@@ -503,8 +503,14 @@ class Repository:
 
     def tombstones(self) -> set[bytes]:
         """Return the packs that will be deleted: a new version must not rely on them."""
-        found = (names.parse_tombstone(info.key) for info in self.store.list(names.TOMBSTONES))
-        return {pack_id for pack_id in found if pack_id is not None}
+        return {pack_id for pack_id, _ in self.listed_tombstones()}
+
+    def listed_tombstones(self, after: bytes = b"") -> Iterator[tuple[bytes, ObjectInfo]]:
+        """Yield every pack that will be deleted, with its tombstone, in the same way."""
+        for info in self.store.list(names.TOMBSTONES, after=names.tombstone(after) if after else ""):
+            pack_id = names.parse_tombstone(info.key)
+            if pack_id is not None:
+                yield pack_id, info
 
     def is_run(self, key: str, run: str) -> bool:
         """Return whether *key* is the name of the registration of *run*."""

@@ -10,6 +10,7 @@ from mlsync.errors import ObjectArchived
 from mlsync.repository import names
 from mlsync.repository.manifest import Manifest, refs_of
 from mlsync.repository.repository import Repository
+from mlsync.store.base import ObjectInfo
 
 _More = ParamSpec("_More")
 _Result = TypeVar("_Result")
@@ -33,13 +34,19 @@ def naming_all_archived(
 def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
     """Return *error* with the names of all packs in cold storage that *manifest* needs."""
     needed = {ref.pack for ref in refs_of(manifest.entries)}
-    listed = dict(repository.packs())
+    listed = _listed(repository, needed)
     # Of a pack that is gone, those to which it was moved.
     gone = [pack for pack in needed if pack not in listed]
-    needed.update(pack for old in gone if (moved := repository.moves.of(old)) is not None for pack in moved.packs)
-    keys = {names.pack(pack) for pack, info in listed.items() if info.is_archived and pack in needed}
+    moves = {pack for old in gone if (moved := repository.moves.of(old)) is not None for pack in moved.packs}
+    listed |= _listed(repository, moves - needed)
+    keys = {names.pack(pack) for pack, info in listed.items() if info.is_archived}
     if error.where is not None and error.where not in map(names.pack, gone):
         keys.add(error.where)
     packs = "1 pack" if len(keys) == 1 else f"{len(keys)} packs"
     what = f"{packs} of version {manifest.root.number} of run {manifest.root.run!r} must be thawed first"
     return ObjectArchived(what, where=", ".join(sorted(keys)), advice=error.advice)
+
+
+def _listed(repository: Repository, packs: set[bytes]) -> dict[bytes, ObjectInfo]:
+    """Return those of *packs* that a listing shows; the others that there are may be too many to hold."""
+    return {pack_id: info for pack_id, info in repository.packs() if pack_id in packs} if packs else {}

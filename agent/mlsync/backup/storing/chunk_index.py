@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Container, Iterable, Mapping
 
 from mlsync.backup.files_cache import decode_location
 from mlsync.backup.storing.avoided import Avoided
@@ -24,7 +23,7 @@ class ChunkIndex:
         state: State,
         repository: Repository,
         avoided: Avoided,
-        tombstones: AbstractSet[bytes],
+        tombstones: Container[bytes],
     ) -> None:
         self._parent = parent
         self._parent_packs = {ref.pack for ref in parent.values()}
@@ -32,7 +31,6 @@ class ChunkIndex:
         self._repository = repository
         self._unfit = avoided.lost | avoided.cold
         self._tombstones = tombstones
-        self._avoid = self._unfit | tombstones
         self._unmoved: set[bytes] = set()
         self._exists: dict[bytes, bool] = {}
         self._written: set[bytes] = set()
@@ -56,7 +54,9 @@ class ChunkIndex:
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""
         # A pack of an epoch that is not known here could not be read back.
-        return ref.pack not in self._avoid and ref.epoch <= self._repository.keys.epoch
+        if ref.pack in self._unfit or ref.epoch > self._repository.keys.epoch:
+            return False
+        return ref.pack not in self._tombstones
 
     def add_written(self, packs: Iterable[bytes]) -> None:
         """Note that this backup wrote these packs."""

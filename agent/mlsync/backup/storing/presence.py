@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
 from mlsync.errors import Damage, FormatUnsupported, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
+from mlsync.repository.pack_lookup import look_up
 from mlsync.repository.repository import Repository
 
-# More packs than this are looked up by a listing, which costs one call per thousand objects instead of one for each.
-STATS_MAX: Final = 8
 _KNOWN: Final = "a pack that earlier versions or the local state knew is"
 
 
-def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]) -> None:
+def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: Container[bytes]) -> None:
     """Raise ``ObjectMissing`` or ``ObjectDamaged`` for a pack of *refs* that is gone, cut short or about to be deleted.
 
-    A pack that a listing does not show is looked up by name before it counts as gone.
+    *tombstones* were looked up before: a prune deletes a pack first, and then its tombstone.
     """
     _Packs(repository, tombstones).check(refs)
 
 
 def new_places(
-    repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]
+    repository: Repository, refs: Iterable[ChunkRef], tombstones: Container[bytes]
 ) -> dict[ChunkRef, ChunkRef]:
     """Return where those of *refs* lie now whose packs were moved; raise the same errors for what was not.
 
@@ -56,7 +54,7 @@ def read_moved(repository: Repository, places: Mapping[ChunkRef, ChunkRef], adva
 class _Packs:
     """The packs of the store, as far as a version needs them."""
 
-    def __init__(self, repository: Repository, tombstones: AbstractSet[bytes]) -> None:
+    def __init__(self, repository: Repository, tombstones: Container[bytes]) -> None:
         self._repository = repository
         self._tombstones = tombstones
         self._sizes: dict[bytes, int | None] = {}
@@ -84,22 +82,24 @@ class _Packs:
         found: dict[bytes, list[ChunkRef]] = defaultdict(list)
         for ref in refs:
             found[ref.pack].append(ref)
-        if len(found) > STATS_MAX:
-            self._sizes.update((pack_id, info.size_bytes) for pack_id, info in self._repository.packs())
+        unknown = found.keys() - self._sizes.keys()
+        infos = look_up(self._repository, unknown)
+        self._sizes.update((one, infos[one].size_bytes if one in infos else None) for one in unknown)
         return found
 
     def _fault(self, pack_id: bytes, needed: list[ChunkRef]) -> ObjectMissing | ObjectDamaged | None:
-        where, size_bytes = names.pack(pack_id), self._size(pack_id)
+        where, is_marked, size_bytes = names.pack(pack_id), pack_id in self._tombstones, self._size(pack_id)
         if size_bytes is None:
             return ObjectMissing(f"{_KNOWN} gone", where=where)
         if size_bytes < max(ref.offset + ref.stored_bytes for ref in needed) + TRAILER_BYTES:
             return ObjectDamaged(f"{_KNOWN} cut short", where=where)
-        if pack_id in self._tombstones:
+        if is_marked:
             return ObjectMissing(f"{_KNOWN} to be deleted", where=where)
         return None
 
     def _is_usable(self, pack_id: bytes) -> bool:
-        return self._size(pack_id) is not None and pack_id not in self._tombstones
+        # In this order, as both may be asked of the store now.
+        return pack_id not in self._tombstones and self._size(pack_id) is not None
 
     def _size(self, pack_id: bytes) -> int | None:
         if pack_id not in self._sizes:
