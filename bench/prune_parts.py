@@ -73,7 +73,7 @@ def in_memory(count: str) -> dict[str, object]:
     return result | {"problems_afterwards": problems(repository)}
 
 
-def commit_history(repository: Repository, count: int, packs: int = 1) -> dict[int, bytes]:
+def commit_history(repository: Repository, count: int, packs: int = 1, run: str = "run") -> dict[int, bytes]:
     """Make so many versions, each with a file and packs of its own; return the digests of their manifests."""
     previous, digests = None, {}
 
@@ -84,7 +84,7 @@ def commit_history(repository: Repository, count: int, packs: int = 1) -> dict[i
 
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for number, made in enumerate(executor.map(entry, range(count)), start=1):
-            digest = commit(repository, version((made,), number, previous), unknown).digest
+            digest = commit(repository, version((made,), number, previous, run), unknown).digest
             previous, digests[number] = Previous(number, digest), digest
     return digests
 
