@@ -10,7 +10,6 @@ from mlsync.errors import ObjectArchived
 from mlsync.repository import names
 from mlsync.repository.manifest import Manifest, refs_of
 from mlsync.repository.repository import Repository
-from mlsync.store.base import ObjectInfo
 
 _More = ParamSpec("_More")
 _Result = TypeVar("_Result")
@@ -39,7 +38,7 @@ def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived
     gone = [pack for pack in needed if pack not in listed]
     moves = {pack for old in gone if (moved := repository.moves.of(old)) is not None for pack in moved.packs}
     listed |= _listed(repository, moves - needed)
-    keys = {names.pack(pack) for pack, info in listed.items() if info.is_archived}
+    keys = {names.pack(pack) for pack, is_archived in listed.items() if is_archived}
     if error.where is not None and error.where not in map(names.pack, gone):
         keys.add(error.where)
     packs = "1 pack" if len(keys) == 1 else f"{len(keys)} packs"
@@ -47,6 +46,6 @@ def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived
     return ObjectArchived(what, where=", ".join(sorted(keys)), advice=error.advice)
 
 
-def _listed(repository: Repository, packs: set[bytes]) -> dict[bytes, ObjectInfo]:
-    """Return those of *packs* that a listing shows; the others that there are may be too many to hold."""
-    return {pack_id: info for pack_id, info in repository.packs() if pack_id in packs} if packs else {}
+def _listed(repository: Repository, packs: set[bytes]) -> dict[bytes, bool]:
+    """Return whether each of *packs* is archived, as far as a listing shows it; all others may be too many to hold."""
+    return {pack_id: info.is_archived for pack_id, info in repository.packs() if pack_id in packs} if packs else {}
