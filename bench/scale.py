@@ -1,6 +1,6 @@
-"""Scale: what each command costs at S3 by the length of the history: requests, bytes, seconds, memory, dollars.
+"""Scale: what each command costs at S3 by the length of the history: requests, bytes, seconds, memory.
 
-    python bench/scale.py [--versions 10 100 1000 10000] [--runs 1000] [--quick] [--plan FILE]
+    python bench/scale.py [--versions 10 100 1000 10000] [--runs 1000] [--quick] [--show FILE]
 
 Real commands run in this process against a store in memory that keeps an account and a virtual clock (scale_store.py).
 What they do follows from real manifests, decisions and tombstones; only the packs are small, some hundred bytes each,
@@ -12,13 +12,13 @@ Each command runs in a fork of the process that holds the store, so that all fin
 of the store by the virtual clock, with the processor's seconds of this machine beside them. "MiB" is how much
 the process grew while it ran the command.
 
-The plans at the end (scale_plans.py) put these figures together by month, at the prices in scale_prices.py.
-`--plan` prints them from a file of results. Deltas between versions are not in it: they are not built.
+`--show` prints the tables from a file of results. Deltas between versions are not in it: they are not built.
 Writes results/scale.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import json
@@ -46,7 +46,7 @@ from format_parts import PASSPHRASE, new_repository
 
 RUN = "run"
 MIB = 1 << 20
-SIZES_MIB = (32, 96)
+SIZES_MIB, QUICK_SIZES_MIB = (128, 512), (4, 12)
 COLUMNS = ("command", "PUT", "LIST", "GET", "DELETE", "sent MB", "received MB", "store s", "CPU s", "MiB")
 KINDS = ("put", "list", "get", "delete")
 
@@ -80,31 +80,32 @@ SAVES_BEFORE = 12
 
 def main() -> None:
     arguments = parse()
-    if arguments.plan:
-        show(json.loads(arguments.plan.read_text()))
+    if arguments.show:
+        show(json.loads(arguments.show.read_text()))
         return
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
-        result = measure(Path(scratch), arguments.versions, arguments.runs, arguments.packs)
+        result = measure(Path(scratch), arguments)
     show(result)
     report.write("scale", result, arguments)
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = report.parser(__doc__)
     parser.add_argument("--versions", type=int, nargs="+", help="default 10 100 1000 10000; quick: 5 25")
     parser.add_argument("--runs", type=int, default=None, help="runs of ten versions; default 1000; quick: 5")
     parser.add_argument(
         "--packs", type=int, default=10, help="packs of a version, in the history that tells what they cost"
     )
-    parser.add_argument("--plan", type=Path, default=None, help="print the tables of this file of results")
+    parser.add_argument("--show", type=Path, default=None, help="print the tables of this file of results")
     arguments = parser.parse_args()
     arguments.versions = arguments.versions or ([5, 25] if arguments.quick else [10, 100, 1000, 10_000])
     arguments.runs = arguments.runs or (5 if arguments.quick else 1000)
     return arguments
 
 
-def measure(place: Path, versions: Sequence[int], runs: int, packs: int) -> dict[str, object]:
+def measure(place: Path, arguments: argparse.Namespace) -> dict[str, object]:
     """All histories; the one with more packs has the second largest number of versions."""
+    versions, runs, packs = arguments.versions, arguments.runs, arguments.packs
     preload()
     result: dict[str, object] = {"what": "what commands cost by the length of the history, at a simulated S3"}
     result["one_run"] = {str(count): History(place / f"v{count}", {RUN: count}).costs() for count in versions}
@@ -113,7 +114,9 @@ def measure(place: Path, versions: Sequence[int], runs: int, packs: int) -> dict
     result["more_packs"] = {str(several): History(place / "packs", {RUN: several}, packs).costs()}
     many = {RUN: 10} | {f"run-{number}": 10 for number in range(1, runs)}
     result["many_runs"] = {str(runs): History(place / "runs", many).costs()}
-    result["by_size"] = {str(mib): sized(place / f"s{mib}", mib) for mib in SIZES_MIB}
+    result["by_size"] = {
+        str(mib): sized(place / f"s{mib}", mib) for mib in (QUICK_SIZES_MIB if arguments.quick else SIZES_MIB)
+    }
     return result
 
 
