@@ -10,7 +10,7 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
 from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of, noise
-from mlsync.errors import MirrorForeign, RepositoryMissing, RunMissing
+from mlsync.errors import MirrorConflict, MirrorForeign, RepositoryMissing, RunMissing, Stopped
 from mlsync.mirror.account import CopyOptions
 from mlsync.mirror.copying import copy_versions
 from mlsync.repository import names
@@ -117,6 +117,32 @@ def test_runs_are_chosen_by_name(world):
     assert numbers(target) == [1, 2, 3, 4]
 
 
+def test_a_copy_that_is_asked_to_stop_lists_what_is_whole(world):
+    """Versions of which all packs were copied by then are in the mirror, and the next copy goes on."""
+    target = MemoryStore()
+    with pytest.raises(Stopped):
+        copy(world, target, stop=lambda: len(keys_of(target, names.PACKS)) >= 2)
+    listed = numbers(target)
+    assert listed == [1, 2, 3, 4][: len(listed)]
+    assert 0 < len(listed) < 4
+    assert problems(target) == []
+    copy(world, target)
+    assert numbers(target) == [1, 2, 3, 4]
+
+
+def test_nothing_to_copy_lists_no_packs(world):
+    """A copy that finds nothing new asks few things of either store: agents copy all day long."""
+    target = MemoryStore()
+    copy(world, target)
+    faulty = FaultyStore(target)
+    source = FaultyStore(world.store)
+    world.use(source)
+    copy(world, faulty)
+    for store in (faulty, source):
+        assert ("list", names.PACKS) not in store.calls
+        assert len(store.calls) <= 20
+
+
 def test_another_repository_is_refused_before_a_byte(world):
     """A place with another repository stays as it is."""
     target = MemoryStore()
@@ -167,3 +193,26 @@ def test_whatever_is_listed_restores_wherever_the_copier_is_killed(world):
             copy(world, target)
             assert problems(target) == []
             assert numbers(target) == [1, 2, 3, 4]
+
+
+def test_a_mirror_that_loses_small_objects_is_found_out(world):
+    """What a store takes and does not have is no copy: each small object is read back before a version relies on it."""
+
+    class Loses(FaultyStore):
+        lost = ""
+
+        def put(self, key, body):
+            if not key.startswith(self.lost):
+                super().put(key, body)
+
+    for lost in (names.KEY_SLOTS, names.OMISSIONS, names.VERSIONS):
+        target = MemoryStore()
+        losing = Loses(target)
+        losing.lost = lost
+        try:
+            result = copy(world, losing, versions={RUN: {3, 4}})
+        except MirrorConflict:
+            assert lost != names.VERSIONS
+        else:
+            assert len(result.conflicts) == 2
+        assert keys_of(target, names.VERSIONS) == []

@@ -27,7 +27,7 @@ from mlsync.errors import (
 from mlsync.mirror import place, small
 from mlsync.mirror.account import Conflict, CopyOptions, CopyResult, Lag, NotCopied
 from mlsync.mirror.plan import OF_OBJECT, Packs, Planned, listed_by_version, numbers_in, plan_run, versions_of
-from mlsync.mirror.transfer import PackTransfer
+from mlsync.mirror.transfer import Pack, PackTransfer
 from mlsync.monitor import Monitor, Task
 from mlsync.repository import names
 from mlsync.repository.history import fence, omission
@@ -41,6 +41,7 @@ from mlsync.store.base import Store
 # So many versions, or packs to copy, are dealt with together: more at once, and less is done again after a stop.
 _BATCH_VERSIONS: Final = 64
 _BATCH_PACKS: Final = 64
+_BATCH_BYTES: Final = 1 << 30
 _NS: Final = 10**9
 # So many versions are named that are others in the mirror.
 _DIFFERING_MAX: Final = 100
@@ -268,9 +269,11 @@ class _Copier:
             batch = [*(one for one in batch if one not in again), *self._planned_again(run, again)]
             batch = sorted(batch, key=lambda one: one.number)
             packs |= self._move_packs(batch, transfer, task)
-        self._refuse_stopped()
         marked = self._mirror.tombstones()
         for one in batch:
+            # What is whole when somebody asks to stop is listed all the same; packs that were not begun are no fault.
+            if self._options.stop() and not one.needs.packs <= self._packs.there.keys() | packs.keys():
+                self._refuse_stopped()
             fault = self._fault_of(one, packs, marked)
             if fault is not None:
                 self._leave(run, one.number, fault)
@@ -421,8 +424,9 @@ class _Copier:
         known: Omitted = omission.omitted(self._mirror, run.run_id)
         new = [number for number in numbers if number not in known]
         if new:
-            omission.add(self._mirror, run.name, new, By(self._options.host, self._options.now_ns))
-            self._result.object_count += 1
+            by = By(self._options.host, self._options.now_ns)
+            for key, body in omission.made(self._mirror, run.name, new, by):
+                self._result.object_count += small.create(self._mirror.store, key, body)
 
     # ------------------------------------------------------------ what is told
 
@@ -462,13 +466,14 @@ class _Copier:
 
 def _batches(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
     batch: list[Planned] = []
-    packs: set[bytes] = set()
+    packs: dict[bytes, Pack] = {}
     for one in planned:
-        if batch and (len(batch) == _BATCH_VERSIONS or len(packs) >= _BATCH_PACKS):
+        is_large = len(packs) >= _BATCH_PACKS or sum(pack.size_bytes for pack in packs.values()) >= _BATCH_BYTES
+        if batch and (len(batch) == _BATCH_VERSIONS or is_large):
             yield batch
-            batch, packs = [], set()
+            batch, packs = [], {}
         batch.append(one)
-        packs |= one.needs.missing.keys()
+        packs |= one.needs.missing
     if batch:
         yield batch
 

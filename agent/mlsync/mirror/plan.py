@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived, ObjectMissing
@@ -56,9 +57,17 @@ class Packs:
 
     def __init__(self, source: Repository, target: Repository) -> None:
         self._source = source
+        self._target = target
         self._named = NamedPacks()
-        self.there = {pack_id: info.size_bytes for pack_id, info in target.packs()}
-        self._sizes = {pack_id: info.size_bytes for pack_id, info in source.packs()}
+
+    @cached_property
+    def there(self) -> dict[bytes, int]:
+        """The packs of the mirror, and their sizes: one listing, once a version is to be copied."""
+        return {pack_id: info.size_bytes for pack_id, info in self._target.packs()}
+
+    @cached_property
+    def _sizes(self) -> dict[bytes, int]:
+        return {pack_id: info.size_bytes for pack_id, info in self._source.packs()}
 
     def needs(self, stored: StoredVersion, reader: ChunkReader) -> PackNeeds:
         """Return what a version needs; raise ``ObjectMissing`` if a pack is nowhere, and what cannot be read."""

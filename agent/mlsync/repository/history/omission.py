@@ -126,15 +126,15 @@ def omitted(repository: Repository, run_bytes: bytes) -> Omitted:
     return found
 
 
-def add(repository: Repository, run: str, numbers: Collection[int], by: By) -> None:
-    """Say that the versions of these numbers are not in this mirror."""
+def made(repository: Repository, run: str, numbers: Collection[int], by: By) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of objects that say that the versions of these numbers are not in a mirror."""
     run_bytes = run_id(repository.keys.of("run id"), run)
     ranges = list(ranges_of(numbers))
     for at in range(0, len(ranges), RANGES_MAX):
         some = tuple(ranges[at : at + RANGES_MAX])
-        made = Omission(run, by.now_ns, f"mlsync {mlsync.__version__}", storable(by.host), some)
+        one = Omission(run, by.now_ns, f"mlsync {mlsync.__version__}", storable(by.host), some)
         key = names.omission(run_bytes, os.urandom(names.OMISSION_ID_BYTES))
-        repository.store.put(key, seal(repository.keys, made, key))
+        yield key, seal(repository.keys, one, key)
 
 
 def ranges_of(numbers: Iterable[int]) -> Iterator[Range]:
