@@ -118,6 +118,7 @@ def test_what_is_said_of_versions_comes_along(world):
     target = MemoryStore()
     prove(world, 2)
     copy(world, target)
+    assert keys_of(target) == keys_of(world.store)
     pin(world, 3)
     prove(world, 1)
     evaluate(world, 1)
@@ -222,6 +223,20 @@ def test_a_pack_that_was_moved_comes_with_its_record(world):
         assert numbers(target) == [1, 2, 3, 4]
         assert problems(target) == []
     assert keys_of(new, names.MOVES)
+
+
+def test_a_version_waits_whose_move_record_is_another_one_in_the_mirror(world):
+    """Of a pack that was moved in both places the records differ: the version is named, and not listed there."""
+    target = MemoryStore()
+    compacted(world.repository, choose=lambda _use: True)
+    moved = keys_of(world.store, names.MOVES)
+    delete_buried(world.repository)
+    for key in moved:
+        target.put(key, b"another")
+    result = copy(world, target)
+    assert [one.number for one in result.left_out] == [1, 2, 3, 4]
+    assert "moves/" in result.left_out[0].why
+    assert keys_of(target, names.VERSIONS) == []
 
 
 class Interfering(WrappingStore):
