@@ -124,7 +124,7 @@ def test_every_command_that_reads_tells_what_is_cold(frozen, command):
         ("versions",),
         ("check", "--quickly"),
         ("repair", "--dry-run", "--quickly"),
-        ("prune", "--dry-run", "--compact"),
+        ("prune", "--dry-run", "--compact", "--quickly"),
     ],
     ids=lambda command: command[0],
 )
@@ -172,7 +172,7 @@ def test_prune_says_what_goes_before_its_minimum(cold):
     extra.unlink()
     assert cold.run("backup").status == 0
     assert cold.run("forget", "3", "--yes").status == 0
-    prune = ("prune", "--yes", "--grace", "0s")
+    prune = ("prune", "--yes", "--grace", "0s", "--quickly")
     assert cold.run(*prune).status == 0
     cold.freeze("GLACIER")
     for options, count in (((), 1), (("--wait-for-minimum",), 0)):

@@ -199,3 +199,17 @@ def test_a_version_that_was_removed_does_not_come_back_from_the_mirror(mirrored)
     mirrored.good("prune", "--yes")
     assert mirrored.object("versions/*/*").stat().st_size == 96
     assert mirrored.run("restore", "--version", "1", "--to", mirrored.base / "out").status == 15
+
+
+def test_init_names_a_mirror(fresh):
+    """The configuration has it; one at the repository's place is refused before anything is made."""
+    mirror = fresh.base / "far"
+    done = fresh.run("init", fresh.url, "--mirror", fresh.repository / "below")
+    assert done.status == 2
+    assert "the same place" in done.err
+    assert not fresh.repository.exists()
+    fresh.good("init", fresh.url, "--watch", fresh.training, "--mirror", mirror)
+    assert "\n[[mirror]]\n" in fresh.configuration.read_text()
+    assert f'\nurl = "{mirror.as_uri()}"\n' in fresh.configuration.read_text()
+    assert not mirror.exists()
+    assert fresh.run("init", "--mirror", mirror).status == 2

@@ -67,6 +67,7 @@ Examples:
     help="Also write to FILE a key for a machine that is to make versions and read none.",
 )
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
+@click.option("--mirror", metavar="URL", help="A second copy, which the agent makes and keeps up.")
 @click.option("--if-missing", is_flag=True, help="Leave a repository that is there, and end with 0.")
 @common_options
 def init_command(
@@ -78,6 +79,7 @@ def init_command(
     then_agent: bool,
     write_only: Path | None,
     allow_weak: bool,
+    mirror: str | None,
     if_missing: bool,
 ) -> None:
     """Make a repository at URL and write a commented configuration file.
@@ -86,7 +88,7 @@ def init_command(
     away from this machine. The configuration goes to --config FILE, or else to where all commands look for it. Without
     URL, make the repository that one there names.
     """
-    kept = _kept(common, watches) if url is None and common.repo is None and not if_missing else None
+    kept = _kept(common, watches, mirror) if url is None and common.repo is None and not if_missing else None
     if then_agent:
         _refuse_agent(common, watches, kept)
     node_key = None if write_only is None else Path(os.path.abspath(write_only))
@@ -94,11 +96,11 @@ def init_command(
         refuse_taken(node_key)
     monitor = common.monitor()
     config = _config(common, kept, lambda: _one_url(url, common.repo, os.environ if if_missing else {}))
-    if if_missing and _is_left(common, config, watches, node_key, monitor, then_agent=then_agent):
+    text = _text(common, config, watches, mirror)
+    if if_missing and _is_left(common, config, text, node_key, monitor, then_agent=then_agent):
         return
     place = kept or _place(common.config)
     shared_with = group_for(group, config, monitor)
-    text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
     with nullcontext() if kept else drafted(place, text, where=None, advice=_UNCHANGED) as draft:
         refuse_existing(config, monitor)
         if config.repository_directory is not None:
@@ -126,7 +128,7 @@ def init_command(
 def _is_left(
     common: Common,
     config: Config,
-    watches: tuple[Path, ...],
+    text: str,
     node_key: Path | None,
     monitor: Monitor,
     *,
@@ -151,7 +153,6 @@ def _is_left(
             advice = "nothing was changed; give --config FILE for another one, or remove it"
             raise ConfigInvalid(f"there is a configuration for {written} already", where=str(place), advice=advice)
     else:
-        text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
         with drafted(place, text, where=None, advice=_UNCHANGED) as draft:
             os.rename(draft, place)
     if common.as_json:
@@ -208,13 +209,23 @@ def _say_what_a_passphrase_is() -> None:
     )
 
 
-def _kept(common: Common, watches: tuple[Path, ...]) -> Path | None:
+def _text(common: Common, config: Config, watches: tuple[Path, ...], mirror: str | None) -> str:
+    """Return the configuration to write."""
+    copy = None if mirror is None else Config.for_repository(mirror).repository
+    return template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common), mirror=copy)
+
+
+def _kept(common: Common, watches: tuple[Path, ...], mirror: str | None) -> Path | None:
     """Return the configuration that all commands would use, if there is one; it already says all that options could."""
     try:
         place = Path(os.path.abspath(find_config(common.config)))
     except ConfigInvalid:
         return None
-    for option, is_given in {"--watch": bool(watches), "S3 options": common.s3() != S3Settings()}.items():
+    for option, is_given in {
+        "--watch": bool(watches),
+        "--mirror": mirror is not None,
+        "S3 options": common.s3() != S3Settings(),
+    }.items():
         if is_given:
             advice = "say it there, or give URL and another --config FILE"
             raise ConfigInvalid(f"{option} beside a configuration that is there", where=str(place), advice=advice)

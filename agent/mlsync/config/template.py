@@ -35,6 +35,7 @@ def template(
     s3: Mapping[str, Value] | None = None,
     key: Mapping[str, Value] | None = None,
     state_directory: Path | None = None,
+    mirror: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> str:
     """Return a file that ``load`` reads back to these values; each of *watches* has a run name or none.
@@ -60,7 +61,7 @@ def template(
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[evaluate]", *_lines(TABLES["evaluate"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
-    parts += ["", "#[[mirror]]", *_lines(TABLES["mirror"], {})]
+    parts += ["", "#[[mirror]]" if mirror is None else "[[mirror]]", *_lines(TABLES["mirror"], {"url": mirror})]
     return "\n".join(parts) + "\n"
 
 

@@ -283,5 +283,5 @@ watch_option = click.option(
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Directory to watch, also several times; it need not exist yet.",
+    help="Directory to watch, repeatable; it may come later.",
 )
