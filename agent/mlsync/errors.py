@@ -188,7 +188,7 @@ class GraveFound(Error):
     """What backups depend on is not as it has to be; all of it was listed."""
 
     exit_code = 103
-    usual_advice = "each line says what to do; then run mlsync doctor again"
+    usual_advice = "each line says what to do; then look again"
 
 
 class ServiceError(Error):

@@ -112,6 +112,8 @@ def test_a_mirror_of_the_configuration_is_named(three):
     assert "left in the repository alone: versions 1, 2" in three.good("copy", "--to", "far", "--create").out
     assert "2 versions copied" in three.good("copy", "--to", "far", "--version", "1-2").out
     assert three.run("copy", "--to", "far", "--to-region", "x").status == 2
+    wrong = three.run("copy", "--to", "fra")
+    assert (wrong.status, "no mirror is called 'fra' (the configuration has" in wrong.err) == (2, True)
 
 
 def test_another_team_gets_versions_under_its_own_key(three):

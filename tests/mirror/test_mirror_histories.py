@@ -203,12 +203,25 @@ def test_a_version_that_only_the_mirror_removed_stays_removed(world):
     result = copy(world, target)
     assert result.removed == {RUN: (1,)}
     assert numbers(target) == [2, 3, 4]
-    # Deciding in both places is a conflict as soon as the source decides too.
+    assert result.lag[RUN].version_count == 0
+    # Who decides in both places is told: the mirror may lack what the source decided.
     pin(world, 3)
     backup(world, 5)
     result = copy(world, target)
-    assert result.conflicts
+    assert (result.conflicts, result.decided_apart) == ([], [RUN])
     assert numbers(target) == [2, 3, 4, 5]
+    assert problems(target) == []
+
+
+def test_a_damaged_decision_in_the_mirror_is_a_conflict(world):
+    """What nobody with the key decided is not taken for the mirror's own word."""
+    target = MemoryStore()
+    pin(world, 3)
+    copy(world, target)
+    (key,) = [info.key for info in target.list(names.DECISIONS)]
+    target.replace(key, bytes(target.stat(key).size_bytes))
+    result = copy(world, target)
+    assert ([one.key for one in result.conflicts], result.decided_apart) == ([key], [])
 
 
 def test_a_pack_that_was_moved_comes_with_its_record(world):

@@ -189,6 +189,10 @@ def _place(config: Config, target: str, server: MirrorServer, choice: CopyChoice
     """Return the second place as a configuration, and what is copied there: by the command line, else as configured."""
     mirror = next((one for one in config.mirrors if one.name == target), None)
     if mirror is None:
+        if config.mirrors and "/" not in target:
+            known = ", ".join(one.name for one in config.mirrors)
+            advice = f"the configuration has {known}; or give a URL"
+            raise ConfigInvalid(f"no mirror is called {target!r}", advice=advice)
         return target_of(
             config, target, endpoint_url=server.endpoint_url, region=server.region, profile=server.profile
         ), choice
@@ -265,6 +269,9 @@ def _print(result: CopyResult, store: CountingStore, took_s: float, *, quiet: bo
         output.say("the mirror would be made" if result.is_dry else "the mirror was made")
     for run, numbers in result.removed.items():
         output.say_wrapped(f"{run}: removed in the mirror itself, and not copied again: {_named(numbers)}")
+    for run in result.decided_apart:
+        what = "pins or forgotten versions were decided in the mirror itself, so it may lack some of the repository"
+        output.say_wrapped(f"{run}: {what}")
     for run, numbers in result.omitted.items():
         output.say_wrapped(f"{run}: left in the repository alone: {_named(numbers)}")
     output.say_wrapped(_summary(result, sum(store.calls.values()), took_s))

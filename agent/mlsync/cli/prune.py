@@ -29,6 +29,7 @@ from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
 from mlsync.upkeep.compaction import compact as carry_out_moves
 from mlsync.upkeep.early_deletion import EarlyPack, total_of
+from mlsync.upkeep.forget import BY_HAND
 from mlsync.upkeep.prune import Pruned, PrunePlan, carry_out, plan, refuse_blocked
 
 _EXAMPLES = """\b
@@ -133,7 +134,8 @@ def _print_plan(found: PrunePlan, moving: CompactionPlan, prices: PriceList | No
     if quiet:
         return
     for going in found.going[:_SHOWN_MAX]:
-        output.say_wrapped(f"{going.run}/{going.place[1]}: to be removed, forgotten by {going.rule}")
+        rule = going.rule if going.rule == BY_HAND else f"by {going.rule}"
+        output.say_wrapped(f"{going.run}/{going.place[1]}: to be removed, forgotten {rule}")
     if len(found.going) > _SHOWN_MAX:
         output.say(f"and {output.count(len(found.going) - _SHOWN_MAX, 'version')} more")
     delete = found.delete | found.emptied_by_moves

@@ -67,8 +67,9 @@ class CopyResult:
 
     *server_side_bytes* are those of *size_bytes* that did not pass through this process. *omitted* are versions that
     nobody asked for, by run. *ahead* are versions that the mirror has and the source lacks, although nothing says that
-    they were removed. *removed* were removed in the mirror on purpose. *stale_slots* are key slots of the mirror that
-    the source has no more.
+    they were removed. *removed* were removed in the mirror on purpose. *decided_apart* are runs of which pins or
+    forgotten versions were decided in the mirror itself, under a number that the source used as well. *stale_slots* are
+    key slots of the mirror that the source has no more.
     """
 
     is_new: bool = False
@@ -85,6 +86,7 @@ class CopyResult:
     omitted: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ahead: dict[str, tuple[int, ...]] = field(default_factory=dict)
     removed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    decided_apart: list[str] = field(default_factory=list)
     lag: dict[str, Lag] = field(default_factory=dict)
     stale_slots: list[str] = field(default_factory=list)
 

@@ -36,6 +36,7 @@ from mlsync.repository.history.decisions import By, Decided, find_decided
 from mlsync.repository.history.omission import Omitted
 from mlsync.repository.listing import Run, runs
 from mlsync.repository.repository import ListedVersion, Repository
+from mlsync.repository.sealed_object import OBJECT_BYTES_MAX
 from mlsync.store.base import Store
 
 # So many versions, or packs to copy, are dealt with together: more at once, and less is done again after a stop.
@@ -388,13 +389,22 @@ class _Copier:
         )
         common = sorted(here.keys() & there.keys())
         if common and not small.same(self._source.store, self._mirror.store, common[-1]):
-            self._conflict(common[-1], f"something else was decided of run {run.name!r} in the mirror")
+            self._tell_apart(run.name, common[-1])
 
         def check(key: str, body: bytes) -> None:
             open_decision(self._source.keys, key, body)
             self._source.retired_keys.refuse(key, body)
 
         self._objects(sorted(here.keys() - there.keys()), check)
+
+    def _tell_apart(self, run: str, key: str) -> None:
+        """Tell a decision that somebody with the key made in the mirror, as for its own retention, from damage."""
+        try:
+            open_decision(self._mirror.keys, key, self._mirror.store.get(key, limit_bytes=OBJECT_BYTES_MAX))
+        except OF_OBJECT as error:
+            self._conflict(key, f"what was decided of run {run!r} is another object in the mirror: {error}")
+        else:
+            self._result.decided_apart.append(run)
 
     def _copy_beside(
         self, run: _RunCopy, ends: list[dict[tuple[bytes, int], dict[str, int]]], numbers: Sequence[int]
@@ -448,7 +458,8 @@ class _Copier:
             wanted = self._wanted(run)
             if not wanted:
                 continue
-            lacking = wanted - run.present
+            # What was removed there on purpose is not awaited.
+            lacking = wanted - run.present - set(self._result.removed.get(run.name, ()))
             newest, copied = max(wanted), max(run.present & wanted, default=0)
             age_s = 0.0
             if copied < newest:

@@ -721,6 +721,7 @@ def copy_json(result: CopyResult, source: CountingStore, mirror: CountingStore, 
         "ahead": _numbers_json(result.ahead),
         "omitted": _numbers_json(result.omitted),
         "removed": _numbers_json(result.removed),
+        "decided_apart": list(result.decided_apart),
         "lag": [
             {
                 "run": run,
