@@ -9,15 +9,12 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
-from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of, noise
+from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of
+from mirroring import backup, copy, numbers, problems
 from mlsync.errors import MirrorConflict, MirrorForeign, RepositoryMissing, RunMissing, Stopped
-from mlsync.mirror.account import CopyOptions
-from mlsync.mirror.copying import copy_versions
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.check import check
-
-NOW_NS = 4 * 10**18
 
 
 @pytest.fixture
@@ -28,31 +25,6 @@ def world(tmp_path):
         backup(world, number)
     yield world
     world.close()
-
-
-def backup(world, number):
-    """Make one more version."""
-    world.write("frozen.bin", noise(30_000, 99))
-    world.write("last.bin", noise(20_000, number))
-    world.backup()
-
-
-def copy(world, target, **options):
-    """Copy to *target*."""
-    chosen = CopyOptions(now_ns=NOW_NS, host="host", **{"create": True, **options})
-    return copy_versions(world.repository, target, chosen, RecordingMonitor())
-
-
-def problems(target):
-    """What a check that reads all data says of a mirror, opened as on a fresh machine."""
-    repository = Repository.open(target, PASSPHRASE)
-    found = check(repository, RecordingMonitor(), read_data=True)
-    return [*found.problems, *found.unchecked, *found.oddities]
-
-
-def numbers(target):
-    """The versions that a mirror lists."""
-    return Repository.open(target, PASSPHRASE).numbers(RUN)
 
 
 def test_a_complete_copy_has_what_the_source_has(world):

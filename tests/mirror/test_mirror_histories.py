@@ -9,10 +9,9 @@ import pytest
 from compacting import compacted, delete_buried
 from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
-from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of, noise
+from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of
+from mirroring import NOW_NS, backup, copy, numbers, problems
 from mlsync.errors import KeyRetired, NotFound, WriteOnly, WrongPassphrase
-from mlsync.mirror.account import CopyOptions
-from mlsync.mirror.copying import copy_versions
 from mlsync.repository import names
 from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.history.decision import Forgotten, Pin
@@ -22,11 +21,9 @@ from mlsync.repository.keys.keyslot import Passphrase
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.repository import Repository
 from mlsync.store.wrapping import WrappingStore
-from mlsync.upkeep.check import check
 from mlsync.upkeep.prune import PruneOptions, carry_out, plan
 from mlsync.upkeep.rotation import rotate
 
-NOW_NS = 4 * 10**18
 DAY_NS = 86_400 * 10**9
 NEXT = Passphrase(b"sesame, open")
 
@@ -39,31 +36,6 @@ def world(tmp_path):
         backup(world, number)
     yield world
     world.close()
-
-
-def backup(world, number):
-    """Make one more version, of which half is as before."""
-    world.write("frozen.bin", noise(30_000, 99))
-    world.write("last.bin", noise(20_000, number))
-    world.backup()
-
-
-def copy(world, target, repository=None, **options):
-    """Copy to *target*."""
-    chosen = CopyOptions(now_ns=NOW_NS, host="host", **{"create": True, **options})
-    return copy_versions(repository or world.repository, target, chosen, RecordingMonitor())
-
-
-def problems(target, secret=PASSPHRASE):
-    """What a check that reads all data says of a mirror, opened as on a fresh machine."""
-    repository = Repository.open(target, secret)
-    found = check(repository, RecordingMonitor(), read_data=True)
-    return [*found.problems, *found.unchecked, *found.oddities]
-
-
-def numbers(target):
-    """The versions that a mirror lists."""
-    return Repository.open(target, PASSPHRASE).numbers(RUN)
 
 
 def choose(world, change):

@@ -17,6 +17,7 @@ from mlsync.errors import (
     ObjectArchived,
     StoreBroken,
 )
+from mlsync.repository.read_twice import reads_back
 from mlsync.repository.sealed_object import OBJECT_BYTES_MAX
 from mlsync.store.base import Store
 
@@ -33,23 +34,10 @@ def create(target: Store, key: str, body: bytes) -> bool:
     with suppress(AlreadyExists):
         target.put(key, body)
         is_new = True
-    # Twice, as a read may flip a bit.
-    if not holds(target, key, body) and not holds(target, key, body):
+    if not reads_back(target, key, body):
         what = "the mirror took the object, and does not have it" if is_new else _OTHER
         raise MirrorConflict(what, where=f"{target.url} {key}")
     return is_new
-
-
-def holds(store: Store, key: str, body: bytes) -> bool:
-    """Return whether the object *key* is there and has these bytes."""
-    try:
-        return store.get(key, limit_bytes=len(body)) == body
-    except NotFound:
-        return False
-    except StoreBroken as error:
-        if not error.is_of_object:
-            raise
-        return False
 
 
 def same(source: Store, target: Store, key: str) -> bool:
@@ -58,7 +46,7 @@ def same(source: Store, target: Store, key: str) -> bool:
         body = source.get(key, limit_bytes=OBJECT_BYTES_MAX)
     except NotFound:
         return True
-    return holds(target, key, body) or holds(target, key, body)
+    return reads_back(target, key, body)
 
 
 def copy_all(

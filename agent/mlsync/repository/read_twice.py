@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlsync.errors import Damage, FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, StoreError
+from mlsync.errors import (
+    Damage,
+    FormatUnsupported,
+    KeySlotDamaged,
+    ManifestDamaged,
+    NotFound,
+    ObjectDamaged,
+    StoreBroken,
+    StoreError,
+)
 from mlsync.store.base import Store
 
 _Result = TypeVar("_Result")
@@ -22,6 +31,20 @@ def read_twice(read: Callable[[], _Result]) -> _Result:
         return read()
     except (ObjectDamaged, ManifestDamaged, KeySlotDamaged):
         return read()
+
+
+def reads_back(store: Store, key: str, body: bytes) -> bool:
+    """Return whether the object *key* is there with these bytes: some stores overwrite, lose or exchange objects."""
+    for _ in range(2):
+        try:
+            if store.get(key, limit_bytes=len(body)) == body:
+                return True
+        except NotFound:
+            continue
+        except StoreBroken as error:
+            if not error.is_of_object:
+                raise
+    return False
 
 
 def read_anywhere(store: Store, read: Callable[[Store], _Result]) -> _Result:

@@ -49,7 +49,7 @@ from mlsync.repository.history.registered import ROOM_NAME as REGISTERED_NAME
 from mlsync.repository.history.registered import Registered, by_version, registered_in, registered_value
 from mlsync.repository.history.seen_decision import SeenDecision, half
 from mlsync.repository.manifest import Previous
-from mlsync.repository.read_twice import read_anywhere
+from mlsync.repository.read_twice import read_anywhere, reads_back
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
 from mlsync.store.base import Store
@@ -199,7 +199,7 @@ def decide(
         repository.confirm()
         with suppress(AlreadyExists):
             repository.store.put(key, body)
-            if _holds(repository, key, body):
+            if reads_back(repository.store, key, body):
                 repository.refuse_retired()
                 return state_of(made, open_decision(repository.keys, key, body)[1])
     what = f"other writers decide about run {run!r} at the same time; nothing was changed here"
@@ -352,17 +352,3 @@ def room_for(run: str, registered: Iterable[Registered]) -> Room:
         what = f"run {run!r} has as many registered versions as it has room for"
         raise VersionKept(what, advice="mlsync unregister lets go of those that no registry needs any more")
     return room
-
-
-def _holds(repository: Repository, key: str, body: bytes) -> bool:
-    """Return whether the object reads back as these bytes: some stores overwrite although they were told not to."""
-    for _ in range(2):  # a read may flip a bit
-        try:
-            if repository.store.get(key, limit_bytes=len(body)) == body:
-                return True
-        except NotFound:
-            continue
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-    return False
