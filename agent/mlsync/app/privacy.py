@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 from collections.abc import MutableMapping
 from typing import Final
 
@@ -21,7 +19,11 @@ def keep_private(*, limits_children: bool = True) -> None:
     its own ``autogroup`` or ``oom_score_adj``: do that before. Programs that it starts have no core files either,
     unless *limits_children* is false.
     """
+    import ctypes  # late, as below: a command that opens nothing keeps no secret
+
     if limits_children:
+        import resource
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A kernel or filter that refuses this changes nothing, and the command still works.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -41,6 +43,8 @@ def take_variable(environ: MutableMapping[str, str], name: str) -> str | None:
 
 def _overwrite(beginning: bytes) -> None:
     """Put zeros over each variable of the original environment that begins with *beginning*."""
+    import ctypes
+
     with open("/proc/self/stat", "rb") as file:
         # The name of the program, in brackets, may contain blanks.
         bounds = file.read().rpartition(b")")[2].split()[_BOUNDS_AFTER_NAME]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Final, NoReturn
@@ -15,7 +14,6 @@ import click
 import mlsync
 from mlsync.cli.arguments.invocation import Invocation
 from mlsync.cli.arguments.parsing import Group, with_common_options
-from mlsync.cli.reports.json import error_json, failure_json
 from mlsync.cli.short_helps import SHORT_HELPS, SHORT_HELPS_TOGETHER, TOGETHER
 from mlsync.cli.terminal import output
 from mlsync.errors import Error
@@ -26,6 +24,10 @@ Examples:
   mlsync restore --repo s3://bucket/yolo --to ~/yolo/runs
 """
 _BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
+# As shells report a death by a signal; the numbers are POSIX's, and the module that names them takes milliseconds.
+_BY_SIGNAL: Final = 128
+_SIGINT: Final = 2
+_SIGPIPE: Final = 13
 # In the order in which a new user needs them.
 GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
@@ -128,36 +130,50 @@ def main() -> NoReturn:
         status = _run(invocation)
     except output.ReaderGone:
         # A reader that went away ("| head") is no error; shells report a death by SIGPIPE like this.
-        status = 128 + signal.SIGPIPE
+        status = _BY_SIGNAL + _SIGPIPE
     sys.exit(status)
 
 
 def _run(invocation: Invocation) -> int:
-    failure: dict[str, object] | None = None
+    failure: Exception | None = None
     try:
         status = cli.main(invocation.arguments, standalone_mode=False, obj=invocation)
     except click.exceptions.Exit as leaving:
         status = leaving.exit_code
-    except click.Abort:
+    except click.Abort as interruption:
         click.echo("mlsync: interrupted", err=True)
-        status = 128 + signal.SIGINT
-        failure = failure_json("Interrupted", status, "interrupted")
+        status = _BY_SIGNAL + _SIGINT
+        failure = interruption
     except click.ClickException as error:
         _show(error)
         status = error.exit_code
-        failure = failure_json("UsageError", status, error.format_message(), advice=_usage_advice(error))
+        failure = error
     except Error as error:
         error.advice = error.advice or error.usual_advice
         output.tell(f"mlsync: {error}")
         status = error.exit_code
-        failure = error_json(error)
+        failure = error
     except Exception as bug:
-        failure = failure_json("Bug", 1, f"{type(bug).__name__}: {bug}", advice="the traceback is on stderr")
+        failure = bug
         raise
     finally:
         if failure is not None and invocation.wants_json:
-            invocation.emit({"error": failure, "cold": invocation.cold})
+            invocation.emit({"error": _failure_json(failure), "cold": invocation.cold})
     return status if isinstance(status, int) else 0
+
+
+def _failure_json(failure: Exception) -> dict[str, object]:
+    from mlsync.cli.reports.json import error_json, failure_json  # late: what ends well tells no failure
+
+    match failure:
+        case Error():
+            return error_json(failure)
+        case click.Abort():
+            return failure_json("Interrupted", _BY_SIGNAL + _SIGINT, "interrupted")
+        case click.ClickException():
+            what, advice = failure.format_message(), _usage_advice(failure)
+            return failure_json("UsageError", failure.exit_code, what, advice=advice)
+    return failure_json("Bug", 1, f"{type(failure).__name__}: {failure}", advice="the traceback is on stderr")
 
 
 def _show(error: click.ClickException) -> None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem
 
-from mlsync.config.load import find_config, load
 from mlsync.errors import Error
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -30,6 +29,8 @@ def directories(_context: click.Context, _parameter: click.Parameter, incomplete
 
 def runs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Offer the runs of the configuration; none if there is no configuration that can be read."""
+    from mlsync.config.load import find_config, load  # late: half of the time that a help takes, and only shells ask
+
     with suppress(Error):
         config = load(find_config(context.params.get("config")))
         return [watch.run for watch in config.watches if watch.run.startswith(incomplete)]

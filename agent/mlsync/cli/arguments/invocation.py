@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, Self
 
 from mlsync.app.privacy import PASSPHRASE_VARIABLE, take_variable
@@ -17,23 +13,24 @@ from mlsync.cli.terminal.output import say
 _NAME: Final = "mlsync"
 
 
-@dataclass(slots=True)
+# No dataclass, which takes longer to make than the help of mlsync has for all of its own modules.
 class Invocation:
     """What ``main`` takes from the process once and hands on, as the object of click's context.
 
     *program* is the name or path that was called, *passphrase* the value of ``MLSYNC_PASSPHRASE``.
     """
 
-    program: str
-    arguments: tuple[str, ...]
-    passphrase: str | None = field(default=None, repr=False)
-    #: Variables that this program set for itself and that a program which it starts for the user must not have.
-    added_variables: tuple[str, ...] = ()
-    #: What in cold storage the command met, as its JSON value says it.
-    cold: list[dict[str, object]] = field(default_factory=list)
-    #: Returns what came from mirrors, which every JSON object tells.
-    mirror_use: Callable[[], Mapping[str, object]] = dict
-    _has_emitted: bool = False
+    def __init__(self, program: str, arguments: tuple[str, ...], passphrase: str | None = None) -> None:
+        self.program = program
+        self.arguments = arguments
+        self.passphrase = passphrase
+        #: Variables that this program set for itself and that a program which it starts for the user must not have.
+        self.added_variables: tuple[str, ...] = ()
+        #: What in cold storage the command met, as its JSON value says it.
+        self.cold: list[dict[str, object]] = []
+        #: Returns what came from mirrors, which every JSON object tells.
+        self.mirror_use: Callable[[], Mapping[str, object]] = dict
+        self._has_emitted = False
 
     @classmethod
     def take(cls) -> Self:
@@ -43,6 +40,9 @@ class Invocation:
     @property
     def typed(self) -> str:
         """What to type to call this program again: ``mlsync`` where the shell finds it, or the path that was typed."""
+        import shlex  # late, as below: few commands name themselves
+        import shutil
+
         # The shell's way is tried by name: the program of a virtual environment is rarely on PATH.
         found = shutil.which(_NAME)
         if os.path.basename(self.program) != _NAME or (
@@ -60,6 +60,8 @@ class Invocation:
     def emit(self, value: object) -> None:
         """Print one JSON value; drop a second one, the error that a result with problems ends with."""
         if not self._has_emitted:
+            import json  # late: most commands print for people
+
             self._has_emitted = True
             if isinstance(value, dict):
                 value = {**value, **self.mirror_use()}

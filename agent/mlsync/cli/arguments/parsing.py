@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
 from mlsync.cli.arguments import candidates
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 F = TypeVar("F", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
+
+
+class _FilePath(click.Path):
+    """A path that becomes a ``Path``, which a call without one does not import."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path as a ``Path``."""
+        from pathlib import Path
+
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+_PATH: Final = _FilePath()
 
 
 class CommonOption(click.Option):
@@ -91,6 +105,8 @@ class Group(_ShortHelp, click.Group):
     def _refuse_unknown(self, ctx: click.Context, name: str) -> None:
         # Words that begin with a dash are left to click.
         if self.get_command(ctx, name) is None and not name.startswith("-"):
+            import difflib  # late: no command that exists needs it
+
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             question = f" Did you mean {close[0]}?" if close else ""
             raise click.UsageError(f"No such command '{name}'.{question}", ctx)

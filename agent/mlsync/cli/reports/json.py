@@ -11,10 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli.terminal.output import iso, path
-from mlsync.config.model import NotifySettings
-from mlsync.repository.evaluation import newest_numbers
-from mlsync.tell.letter import Receipt
-from mlsync.values import Fact, Proof
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
     from mlsync.bucket.steps import BucketPlan
     from mlsync.cli.reports.fleet_report import FleetRun
     from mlsync.cli.reports.resuming import Resume
-    from mlsync.config.model import RetentionSettings
+    from mlsync.config.model import NotifySettings, RetentionSettings
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
     from mlsync.diff.diff import DiffResult, FileDiff
     from mlsync.diff.drift import Drift
@@ -55,6 +51,7 @@ if TYPE_CHECKING:
     from mlsync.service.status import AgentSeen
     from mlsync.service.talk.ask_now import AskedPass
     from mlsync.store.counting import CountingStore
+    from mlsync.tell.letter import Receipt
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.discard import Discarding
@@ -68,6 +65,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.resealing import ResealingPlan
     from mlsync.upkeep.retained import Retained
     from mlsync.upkeep.rotation import Rotated
+    from mlsync.values import Fact, Proof
     from mlsync.versions.logs.run_metrics import RunMetrics
     from mlsync.versions.proof_status import ProofStatus, RunVersions
 
@@ -378,6 +376,8 @@ def show_json(
     evaluations: Sequence[Evaluation],
 ) -> dict[str, object]:
     """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
+    from mlsync.repository.evaluation import newest_numbers  # late: no error is told by it
+
     return _version_json(status, decided, newest_numbers(evaluations)) | {
         "evaluations": [_evaluation_json(one) for one in evaluations],
         "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],

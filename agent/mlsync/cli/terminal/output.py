@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mlsync.app.wording import count, size
 from mlsync.app.wrapping import COLUMNS, GLUE, HANG, encodable, message, printable, terminal_width, wrap
-from mlsync.cli.terminal.table import TextTable
 from mlsync.source.paths import display
+
+if TYPE_CHECKING:
+    from mlsync.cli.terminal.table import TextTable
 
 __all__ = [
     "ReaderGone",
@@ -134,6 +136,8 @@ def width() -> int:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print aligned columns, without empty ones; *right* lists the numbers of those that are right-aligned."""
+    from mlsync.cli.terminal.table import TextTable  # late: most commands print none
+
     made = TextTable(headers, right)
     for row in rows:
         made.row(*row)
