@@ -55,6 +55,16 @@ def read(descriptor: int) -> tuple[dict[str, bytes], bool]:
     return {name: values[name] for name in sorted(values, key=str.encode)}, is_cut
 
 
+def has_some(descriptor: int) -> bool:
+    """Return whether ``read`` has to look: most files have none, and the system's own are no business of a version."""
+    try:
+        return any(map(_is_ours, os.listxattr(descriptor)))
+    except OSError as error:
+        if error.errno in _NONE:
+            return False
+        raise
+
+
 def write(descriptor: int, wanted: Mapping[str, bytes]) -> None:
     """Give an open file or directory exactly these attributes of users and ACLs; raise the first ``OSError``.
 

@@ -18,7 +18,7 @@ from mlsync.errors import StoreFull, StoreUnavailable
 from mlsync.repository import names
 from mlsync.repository.pack.lanes import Lanes
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.writer import PackWriter
+from mlsync.repository.writer import BATCH_SHORT_PIECES, PackWriter
 from mlsync.store.counting import CountingStore
 
 pytestmark = pytest.mark.timeout(60)
@@ -350,6 +350,82 @@ def test_any_pieces_in_any_lanes(pieces, lanes, part_bytes):
     assert stats.new_chunk_count == len(set(pieces))
     with ChunkReader(store, KEYS) as reader:
         assert [bytes(plain) for plain in reader.stream(one.ref for one in placed)] == pieces
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.binary(min_size=1, max_size=300), max_size=12), max_size=8),
+    st.integers(1, 4),
+    st.integers(1, 700),
+    st.integers(0, 1),
+)
+def test_any_short_pieces_together(groups, lanes, part_bytes, known):
+    """Short pieces come back whatever they are, whoever put them before, in one call or each by itself."""
+    store = MemoryStore(part_bytes)
+    before = PackWriter(store, KEYS, unknown)
+    stored = _put_all(before, groups[:known])
+    before.finish()
+    refs = {one.ref.name: one.ref for one in stored}
+    writer = PackWriter(store, KEYS, refs.get, lanes=lanes, pack_bytes=500)
+    placed = _put_all(writer, groups)
+    stats = writer.finish()
+    pieces = [piece for group in groups for piece in group]
+    assert stats.chunk_count == len(pieces)
+    assert stats.new_chunk_count == len(set(pieces) - {piece for group in groups[:known] for piece in group})
+    assert sum(one.is_new for one in placed) == stats.new_chunk_count
+    assert len({one.ref for one in placed}) == len(set(pieces))
+    with ChunkReader(store, KEYS) as reader:
+        assert [bytes(plain) for plain in reader.stream(one.ref for one in placed)] == pieces
+
+
+def _put_all(writer, groups):
+    """Put every second group's pieces together, the others' one by one."""
+    placed = []
+    for number, group in enumerate(groups):
+        placed += writer.put_short(group) if number % 2 else [writer.put(memoryview(piece)) for piece in group]
+    return placed
+
+
+def test_many_short_pieces_are_looked_up_together():
+    """One question for many names: a question for each would take longer than all the rest."""
+    asked = []
+
+    def lookup_all(names):
+        asked.append(list(names))
+        return {}
+
+    writer = PackWriter(MemoryStore(), KEYS, unknown, lanes=1, lookup_all=lookup_all)
+    for start in range(0, 300, 100):
+        writer.put_short([noise(50, seed) for seed in range(start, start + 100)])
+    assert writer.finish().new_chunk_count == 300
+    assert list(map(len, asked)) == [100] * 3
+    # What this writer stored is not asked for.
+    writer = PackWriter(MemoryStore(), KEYS, unknown, lanes=1, lookup_all=lookup_all)
+    writer.put_short([noise(50), noise(50, 1)])
+    writer.put_short([noise(50), noise(50, 2)])
+    writer.finish()
+    assert list(map(len, asked[3:])) == [2, 1]
+
+
+def test_short_pieces_go_to_a_coder_before_they_are_megabytes():
+    """A thousand short pieces are worth a coder's while: it works while the rest of the tree is read."""
+    writer = PackWriter(MemoryStore(), KEYS, unknown, lanes=1)
+    writer.put_short([noise(50, seed) for seed in range(BATCH_SHORT_PIECES - 1)])
+    assert not writer._threads
+    writer.put_short([noise(50, BATCH_SHORT_PIECES)])
+    assert len(writer._threads) == 1
+    writer.finish()
+
+
+def test_a_fault_among_short_pieces_comes_out():
+    """A store that fails ends the writer at the next call, or at its end."""
+    store = FaultyStore(MemoryStore(64), Fault("before", 1, "upload", lasts=True))
+    writer = PackWriter(store, KEYS, unknown, lanes=1)
+    writer.put_short([noise(50, seed) for seed in range(10)])
+    with pytest.raises(StoreUnavailable):
+        writer.finish()
+    with pytest.raises(StoreUnavailable):
+        writer.put_short([b"more"])
 
 
 def test_a_store_that_is_away_is_not_asked_for_ever():

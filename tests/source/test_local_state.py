@@ -87,6 +87,14 @@ def test_a_replacement_that_fails_changes_nothing(state):
     assert state.cached_files("run") == {b"b": remembered(2)}
 
 
+def test_many_chunks_are_asked_for_at_once(state):
+    """Each that is known is returned by its name, however many are asked for; the others are not."""
+    known = {number.to_bytes(32, "little"): b"at %d" % number for number in range(0, 3000, 2)}
+    state.add_chunks((name, b"pack", location) for name, location in known.items())
+    assert state.chunks([number.to_bytes(32, "little") for number in range(3000)]) == known
+    assert state.chunks([]) == {}
+
+
 def test_chunks_are_forgotten_by_pack(state):
     """Forgetting packs forgets the chunks that lie in them, also those that lay elsewhere before."""
     state.add_chunks([(b"1", b"p", b"x"), (b"2", b"q", b"y"), (b"3", b"q", b"z")])

@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -35,16 +35,18 @@ from mlsync.backup.parents.parent import Parent, load_parent
 from mlsync.backup.prove import prove
 from mlsync.backup.read_order import newest_first
 from mlsync.backup.reasons import reasons
-from mlsync.backup.record import Record, Status
+from mlsync.backup.record import Record, Status, archive_small
 from mlsync.backup.records import Candidate, Records
 from mlsync.backup.request import BackupResult, Job, Source
 from mlsync.backup.shrunk import heed_loss, loss_of
 from mlsync.backup.storing.archiver import Archiver
 from mlsync.backup.storing.chunk_index import ChunkIndex
 from mlsync.backup.storing.presence import new_places, read_moved, refuse_lost
+from mlsync.backup.storing.small_files import SmallFiles
 from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
 from mlsync.courtesy.pressure import PACE
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
+from mlsync.monitor import Task
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import Policy
 from mlsync.repository.commit import Committed, commit
@@ -63,6 +65,7 @@ from mlsync.source.holding import hold
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, LeftOut, Scan, scan
+from mlsync.source.small_files import together
 from mlsync.source.state import Head, Made
 from mlsync.source.takeover import end_takeover
 from mlsync.versions.loaded_directories import is_below
@@ -248,13 +251,22 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
     known = parent.refs()
     tombstones = Tombstones(repository, {ref.pack for ref in known.values()})
     index = ChunkIndex(known, job.state, repository, job.avoided, tombstones)
-    writer = repository.writer(index, journal=journal)
+    writer = repository.writer(index, journal=journal, lookup_all=index.all_of)
     records = _first_records(job, scanned.tree, scanned.cache)
     changed = [found for found in scanned.tree.found if records[found.path].status is Status.CHANGED]
     hold(root, changed)
     total_bytes = sum(found.stat.size_bytes for found in changed)
     job.options.announce(len(changed), total_bytes)
     with job.monitor.task(f"{job.source.run}: reading", total_bytes) as task:
+        advance = _in_time(job, _remembering(job, writer, job.stoppable(task.advance)))
+        small_files = SmallFiles(
+            root,
+            job.state.seed,
+            writer,
+            may_use=index.may_use,
+            container_of=parent.container_of,
+            advance=advance,
+        )
         archiver = Archiver(
             root,
             job.state.seed,
@@ -262,18 +274,14 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
             may_use=index.may_use,
             container_of=parent.container_of,
             expect_proof=_start_of(prover, job, total_bytes),
-            advance=_in_time(job, _remembering(job, writer, job.stoppable(task.advance))),
+            advance=advance,
             sleep=job.options.sleep,
         )
         try:
-            for found in _in_order(job, changed):
+            for files in _in_order(job, changed):
                 job.check_stop()
                 PACE.rest(job.check_stop)
-                if job.options.deadline is not None and job.options.deadline.is_reading_over:
-                    records[found.path].put_off()
-                    continue
-                task.say(display(found.path))
-                records[found.path].archive(archiver)
+                _read(job, [records[found.path] for found in files], archiver, small_files, task)
             for record in records.values():
                 if record.found is not None and record.found.kind == "directory":
                     record.room = archiver.room_of_directory(record.found, record.cached)
@@ -291,7 +299,8 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
     # New chunks are remembered by now; a machine that lost its local state learns where all others are.
     if not parent.is_remembered:
         job.remember_chunks(refs_of(settled.entries.values()))
-    return _Stored(settled, index, stats, len(changed), archiver.read_bytes, archiver.unkept)
+    read_bytes = small_files.read_bytes + archiver.read_bytes
+    return _Stored(settled, index, stats, len(changed), read_bytes, archiver.unkept)
 
 
 def _first_records(job: Job, tree: Scan, cache: FilesCache) -> dict[bytes, Record]:
@@ -343,9 +352,26 @@ def _start_of(prover: Prover, job: Job, total_bytes: int) -> Callable[[], None]:
     return prover.start if is_quick else lambda: None
 
 
-def _in_order(job: Job, changed: list[Found]) -> list[Found]:
-    """Return the files in the order in which they are read: the newest first, if there may be no time for all."""
-    return changed if job.options.deadline is None else newest_first(changed)
+def _in_order(job: Job, changed: list[Found]) -> Iterator[list[Found]]:
+    """Yield the files in the order in which they are read, small ones of a directory together.
+
+    If there may be no time for all, the newest come first, each alone.
+    """
+    if job.options.deadline is None:
+        return together(changed)
+    return together(newest_first(changed), most=1)
+
+
+def _read(job: Job, changed: Sequence[Record], archiver: Archiver, small_files: SmallFiles, task: Task) -> None:
+    """Read one file, or small ones of a directory; what there is no time for is put off."""
+    deadline = job.options.deadline
+    if deadline is not None and deadline.is_reading_over:
+        for record in changed:
+            record.put_off()
+        return
+    task.say(display(changed[0].path))
+    for record in archive_small(changed, small_files):
+        record.archive(archiver)
 
 
 def _in_time(job: Job, advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -11,12 +12,14 @@ from mlsync.backup.checkpoints.structure import Unsound
 from mlsync.backup.deadline import OutOfTime
 from mlsync.backup.files_cache import CachedPath, CacheRow, encode_row, pack_entry
 from mlsync.backup.storing.archiver import Archiver, ReadFile
+from mlsync.backup.storing.small_files import SmallFiles
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.encoding.room import Room
 from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.repository.manifest import Entry, Trouble
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.scan import FileStat, Found
+from mlsync.source.small_files import is_small
 
 # Of directories and links: a backup never reads them.
 _NEVER_READ: Final = 0
@@ -177,3 +180,20 @@ class Record(msgspec.Struct):
         is_directory = self.found is not None and self.found.kind == "directory"
         # Not that of a file which stands: there it would outlive the next look at the checkpoint.
         return self.trouble or (self.unit_trouble if self.held is not None or is_directory else None)
+
+
+def archive_small(records: Sequence[Record], small_files: SmallFiles) -> Sequence[Record]:
+    """Read the changed small files of one directory together; return the records of those that are still to be read."""
+    if records[0].found is None or not is_small(records[0].found):
+        return records
+    files = [(record.found, record.cached) for record in records if record.found is not None]
+    try:
+        read = small_files.read(files)
+    except OutOfTime:
+        for record in records:
+            record.put_off()
+        return ()
+    for record, one in zip(records, read, strict=True):
+        if one is not None:
+            record.status, record.read = Status.READ, one
+    return [record for record, one in zip(records, read, strict=True) if one is None]

@@ -6,16 +6,17 @@ Only byte planes need numpy, so it is imported with the first chunk of them.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from mlsync.buffers import Buffer
-from mlsync.codec.frames import WORTH_RATIO, CodingBroken, Method, best_method, decode_frame_into, frame
+from mlsync.codec.frames import WORTH_RATIO, CodingBroken, Method, best_method, decode_frame_into, frame, frames
 
 if TYPE_CHECKING:
     from mlsync.codec.planes import PlaneCoder
 
-__all__ = ["Coding", "CodingBroken", "decode", "decode_into", "encode"]
+__all__ = ["Coding", "CodingBroken", "decode", "decode_into", "encode", "encode_short"]
 
 
 class Coding(IntEnum):
@@ -64,6 +65,14 @@ def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
     if len(coded) > WORTH_RATIO * len(plain):
         return Coding.RAW, plain
     return Coding.ZSTD, coded
+
+
+def encode_short(plains: Sequence[bytes]) -> list[tuple[Coding, Buffer]]:
+    """Return the same for many chunks below ``SAMPLE_FROM_BYTES`` that are no numbers, in one call of the library."""
+    return [
+        (Coding.RAW, plain) if len(coded) > WORTH_RATIO * len(plain) else (Coding.ZSTD, coded)
+        for plain, coded in zip(plains, frames(plains), strict=True)
+    ]
 
 
 def _as_planes(plain: memoryview, item_bytes: int, sample: Buffer, whole_bytes: int) -> memoryview | None:

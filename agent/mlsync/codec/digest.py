@@ -38,9 +38,17 @@ class FileDigestKind(IntEnum):
     DATA = 2  # BLAKE3 of what is between the holes: those are too long to hash
 
 
+_WHOLE: Final = bytes((FileDigestKind.WHOLE,))
+
+
 def chunk_name(key: bytes, plain: Buffer) -> bytes:
     """Return the 32-byte keyed name of *plain*; releases the GIL."""
     return blake3(plain, key=key).digest()
+
+
+def chunk_names(key: bytes, plains: Iterable[Buffer]) -> list[bytes]:
+    """Return the names of many short chunks."""
+    return [blake3(plain, key=key).digest() for plain in plains]
 
 
 def is_named(key: bytes, plain: Buffer, name: bytes) -> bool:
@@ -77,6 +85,11 @@ def file_digest_kind(size_bytes: int, holes: Iterable[tuple[int, int]]) -> FileD
 def blake3_of(digest: bytes) -> bytes | None:
     """Return what ``b3sum`` prints of a file with this digest, or ``None`` where only its data was hashed."""
     return digest[1:] if digest[:1] == bytes((FileDigestKind.WHOLE,)) else None
+
+
+def digest_of_whole(content: bytes) -> bytes:
+    """Return the digest, of kind ``WHOLE``, of a file without holes."""
+    return _WHOLE + blake3(content).digest()
 
 
 class FileDigester:

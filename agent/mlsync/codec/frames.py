@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, cast
 
 import zstandard
 
@@ -62,6 +63,15 @@ def frame(method: Method, plain: Buffer) -> bytes:
     """Return a zstd frame of *plain*; *method* is not ``RAW``."""
     coder = _contexts.entropy if method is Method.ENTROPY else _contexts.matching
     return coder.compress(plain)
+
+
+def frames(plains: Sequence[bytes]) -> list[memoryview]:
+    """Return a frame of each, all by ``MATCHED``: without Python's lock, which a call for each would fight for."""
+    if not plains:
+        return []
+    coded = _contexts.matching.multi_compress_to_buffer(list(plains), threads=0)
+    # A segment is a buffer, which the library's types do not say.
+    return [memoryview(cast("bytes", coded[at])) for at in range(len(coded))]
 
 
 def best_method(sample: Buffer) -> tuple[Method, int]:

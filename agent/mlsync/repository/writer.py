@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.codec.digest import chunk_name
+from mlsync.codec.compression import encode_short
+from mlsync.codec.digest import chunk_name, chunk_names
 from mlsync.codec.keys import Keys
 from mlsync.courtesy.pressure import threads
 from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack.builder import PackBuilder
+from mlsync.repository.pack.builder import CodedChunk, PackBuilder
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.pack.lanes import Lanes
 from mlsync.store.base import Store
@@ -29,11 +30,15 @@ PACK_BYTES: Final = 128 << 20
 # One coder takes so much at a time, so that neighbours in a file are neighbours in a pack and are read in one call.
 BATCH_BYTES: Final = 8 << 20
 QUEUE_BATCHES: Final = 2
+# Of short pieces so many are worth a coder's while. To wait for megabytes of them would leave it idle.
+BATCH_SHORT_PIECES: Final = 1024
 # One more than processors, since one thread waits for memory or the caller; more threads than this gain nothing.
 CODERS_MAX: Final = min(4, (os.cpu_count() or 1) + 1)
 
 #: Returns where the chunk of a name is stored already, ``None`` if it is not.
 ChunkLookup = Callable[[bytes], ChunkRef | None]
+#: Returns those of the names whose chunks are stored already, with where.
+ChunksLookup = Callable[[Sequence[bytes]], Mapping[bytes, ChunkRef]]
 Release = Callable[[], None]
 
 
@@ -67,6 +72,14 @@ class _Job:
     placed: PlacedChunk
 
 
+@dataclass(frozen=True, slots=True)
+class _ShortJob:
+    """Short pieces that wait for a coder together; each has bytes of its own."""
+
+    plains: Sequence[bytes]
+    placed: Sequence[PlacedChunk]
+
+
 @dataclass(slots=True)
 class WriteStats:
     """Counts of what a writer stored."""
@@ -81,10 +94,11 @@ class WriteStats:
 class _Ledger:
     """The state that the threads share: the chunks that are stored or being stored, the counts, the first fault."""
 
-    def __init__(self, lookup: ChunkLookup) -> None:
+    def __init__(self, lookup: ChunkLookup, lookup_all: ChunksLookup | None) -> None:
         self.stats = WriteStats()
         self.fault: BaseException | None = None
         self._lookup = lookup
+        self._lookup_all = lookup_all or _one_by_one(lookup)
         self._seen: dict[bytes, PlacedChunk] = {}
         self._refs_of: dict[bytes, list[ChunkRef]] = {}
         self._durable: list[bytes] = []
@@ -102,12 +116,34 @@ class _Ledger:
             self._seen[name] = placed
             return placed.own_ref is None
 
+    def claim_all(self, names: Sequence[bytes], placed: Sequence[PlacedChunk]) -> list[int]:
+        """Do the same for many chunks at once; return which of them the caller must store."""
+        seen = self._seen
+        mine = []
+        with self._lock:
+            self.stats.chunk_count += len(names)
+            known = self._lookup_all([name for name in names if name not in seen])
+            for at, (name, one) in enumerate(zip(names, placed, strict=True)):
+                twin = seen.setdefault(name, one)
+                if twin is not one:
+                    one.twin = twin
+                elif name in known:
+                    one.own_ref = known[name]
+                else:
+                    mine.append(at)
+        return mine
+
     def chunk_stored(self, ref: ChunkRef) -> None:
         """Count a chunk that went into a pack."""
+        self.chunks_stored([ref])
+
+    def chunks_stored(self, refs: Sequence[ChunkRef]) -> None:
+        """Count chunks that went into one pack."""
         with self._lock:
-            self.stats.new_chunk_count += 1
-            self.stats.new_bytes += ref.plain_bytes
-            self._refs_of.setdefault(ref.pack, []).append(ref)
+            self.stats.new_chunk_count += len(refs)
+            self.stats.new_bytes += sum([ref.plain_bytes for ref in refs])
+            for ref in refs[:1]:
+                self._refs_of.setdefault(ref.pack, []).extend(refs)
 
     def pack_stored(self, pack_id: bytes, size_bytes: int) -> None:
         """Count a pack that is durable."""
@@ -130,6 +166,10 @@ class _Ledger:
             self.fault = self.fault or error
 
 
+def _one_by_one(lookup: ChunkLookup) -> ChunksLookup:
+    return lambda names: {name: ref for name in names if (ref := lookup(name)) is not None}
+
+
 class PackWriter:
     """Stores pieces as chunks, each only once; see the module's docstring."""
 
@@ -143,14 +183,16 @@ class PackWriter:
         pack_bytes: int = PACK_BYTES,
         batch_bytes: int = BATCH_BYTES,
         journal: PackJournal | None = None,
+        lookup_all: ChunksLookup | None = None,
     ) -> None:
         self._journal = journal
         self._keys = keys
         self._gather_bytes = batch_bytes
-        self._ledger = _Ledger(lookup)
-        self._queue: queue.Queue[list[_Job] | None] = queue.Queue(QUEUE_BATCHES)
-        self._batch: list[_Job] = []
+        self._ledger = _Ledger(lookup, lookup_all)
+        self._queue: queue.Queue[list[_Job | _ShortJob] | None] = queue.Queue(QUEUE_BATCHES)
+        self._batch: list[_Job | _ShortJob] = []
         self._batch_bytes = 0
+        self._short_count = 0
         self._put_bytes = 0
         self._lanes = Lanes(store, keys, self._ledger, at_once=lanes, pack_bytes=pack_bytes, journal=journal)
         self.coder_count = threads(min(lanes or store.writes_at_once, CODERS_MAX))
@@ -170,6 +212,22 @@ class PackWriter:
             self.hand_on()
         return placed
 
+    def put_short(self, plains: Sequence[bytes]) -> list[PlacedChunk]:
+        """Store pieces of some kilobytes that consist of no numbers; it takes a fraction of what ``put`` takes of each.
+
+        They are neighbours in a pack, as far as they are new.
+        """
+        self._raise_fault()
+        placed = [PlacedChunk() for _ in plains]
+        plain_bytes = sum(map(len, plains))
+        self._batch.append(_ShortJob(plains, placed))
+        self._batch_bytes += plain_bytes
+        self._put_bytes += plain_bytes
+        self._short_count += len(plains)
+        if self._batch_bytes >= self._gather_bytes or self._short_count >= BATCH_SHORT_PIECES:
+            self.hand_on()
+        return placed
+
     def hand_on(self) -> None:
         """Pass the gathered pieces to a coder. Call this before waiting for a buffer: one of the pieces may hold it."""
         if not self._batch:
@@ -181,7 +239,7 @@ class PackWriter:
             self._threads.append(threading.Thread(target=self._code, name=name, daemon=True))
             self._threads[-1].start()
         self._queue.put(self._batch)
-        self._batch, self._batch_bytes = [], 0
+        self._batch, self._batch_bytes, self._short_count = [], 0, 0
 
     def finish(self) -> WriteStats:
         """Wait until every chunk is durable in the store; raise the first error."""
@@ -222,7 +280,10 @@ class PackWriter:
         coder = _Coder(self._lanes, self._keys, self._ledger)
         while (batch := self._queue.get()) is not None:
             for job in batch:
-                coder.take(job)
+                if isinstance(job, _ShortJob):
+                    coder.take_short(job)
+                else:
+                    coder.take(job)
             coder.rest()
 
 
@@ -253,6 +314,14 @@ class _Coder:
                 job.plain.release()
             job.release()
 
+    def take_short(self, job: _ShortJob) -> None:
+        """Store short pieces."""
+        try:
+            if self._ledger.fault is None:
+                self._store_short(job)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._ledger.fail(error)
+
     def rest(self) -> None:
         """Give the pack back: while this thread waits for pieces, another could wait for the pack for ever."""
         pack, self._pack = self._pack, None
@@ -273,3 +342,25 @@ class _Coder:
         self._ledger.chunk_stored(ref)
         if self._lanes.is_due(self._pack):
             self.rest()
+
+    def _store_short(self, job: _ShortJob) -> None:
+        names = chunk_names(self._name_key, job.plains)
+        mine = self._ledger.claim_all(names, job.placed)
+        plains = [job.plains[at] for at in mine]
+        chunks = [
+            CodedChunk(names[at], coding, len(plain), coded)
+            for at, plain, (coding, coded) in zip(mine, plains, encode_short(plains), strict=True)
+        ]
+        done = 0
+        # After a fault a pack keeps its part, and nothing goes in any more.
+        while done < len(chunks) and self._ledger.fault is None:
+            if self._pack is None:
+                self._pack = self._lanes.take()
+            refs = self._pack.add_short(chunks[done:])
+            for at, ref in zip(mine[done:], refs, strict=False):
+                placed = job.placed[at]
+                placed.own_ref, placed.is_new = ref, True
+            done += len(refs)
+            self._ledger.chunks_stored(refs)
+            if self._lanes.is_due(self._pack):
+                self.rest()

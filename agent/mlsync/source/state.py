@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ from mlsync.source.state_database import StateDatabase, UnknownState
 # Few rows, because the row of a large file has all of its pieces and chunks.
 _PAGE: Final = """SELECT {columns} FROM files
     WHERE run_id = (SELECT id FROM runs WHERE run = ?) AND path > ? ORDER BY path LIMIT 256"""
+
+
+# SQLite's own bound was 999 for long.
+_NAMES_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,21 @@ class State(StateDatabase):
             return cast("bytes", location)
         return None
 
+    def chunks(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the same for many chunks, by name; those that the chunk index does not have are left out."""
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            some = names[start : start + _NAMES_AT_ONCE]
+            places = ",".join("?" * len(some))
+            found.update(self._query(f"SELECT name, location FROM chunks WHERE name IN ({places})", *some))  # noqa: S608 - question marks alone
+        return found
+
     def add_chunks(self, items: Iterable[tuple[bytes, bytes, bytes]]) -> None:
         """Add (name, pack, location) of each chunk; a known name gets the new location."""
         with self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", items)
+            # Names are random. In order, neighbours come to one page of the file; in no order each page is written
+            # and read again and again once the index is larger than SQLite's cache.
+            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", sorted(items))
 
     def forget_packs(self, packs: Iterable[bytes]) -> None:
         """Delete every chunk in one of the *packs*."""

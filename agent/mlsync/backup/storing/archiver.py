@@ -164,7 +164,7 @@ class Archiver:
             structure = structure_of(file, found, self._container_of(found.path))
             read = ReadFile(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             read.room = room_of({xattrs.ROOM_NAME: attributes or None})
-            known = _known_pieces(cached)
+            known = known_pieces(cached)
             extents = file.data_extents()
             read.holes = _holes(extents, file.size_bytes)
             whole = _digester(read)
@@ -236,7 +236,8 @@ def _earlier_cuts(cached: CachedPath | None, size_bytes: int) -> Earlier:
     return {offset: (length, digest) for offset, length, digest in before.pieces if offset + length != end}
 
 
-def _known_pieces(cached: CachedPath | None) -> KnownPieces:
+def known_pieces(cached: CachedPath | None) -> KnownPieces:
+    """Return where the pieces lie that a file had when it was read last."""
     if cached is None or cached.entry is None or len(cached.entry.chunks) != len(cached.file.pieces):
         return {}
     pairs = zip(cached.file.pieces, cached.entry.chunks, strict=True)

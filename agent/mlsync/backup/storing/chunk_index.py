@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from mlsync.backup.files_cache import decode_location
 from mlsync.backup.storing.avoided import Avoided
@@ -37,8 +37,20 @@ class ChunkIndex:
 
     def __call__(self, name: bytes) -> ChunkRef | None:
         """Return where the chunk *name* lies, unless a new version must not rely on its pack."""
-        ref = self._known(name)
-        return ref if ref is not None and (self.may_use(ref) or self._is_moved(ref)) else None
+        return self._unless_unfit(self._known(name))
+
+    def all_of(self, names: Sequence[bytes]) -> dict[bytes, ChunkRef]:
+        """Return the same for many chunks, with one question to the local state; what lies nowhere is left out."""
+        unknown = [name for name in names if name not in self._parent]
+        locations = self._state.chunks(unknown)
+        if len(unknown) == len(names) and not locations:
+            return {}
+        found = {}
+        for name in names:
+            ref = self._parent.get(name) or self._located(locations.get(name))
+            if ref is not None and ref.name == name and self._unless_unfit(ref) is not None:
+                found[name] = ref
+        return found
 
     def usable(self, name: bytes) -> ChunkRef | None:
         """Return the same for what is not looked at again before the commit: no chunk that was moved elsewhere."""
@@ -48,7 +60,7 @@ class ChunkIndex:
     def _known(self, name: bytes) -> ChunkRef | None:
         ref = self._parent.get(name)
         if ref is None:
-            ref = self._remembered(name)
+            ref = self._located(self._state.chunk(name))
         return ref if ref is not None and ref.name == name else None
 
     def may_use(self, ref: ChunkRef) -> bool:
@@ -66,6 +78,9 @@ class ChunkIndex:
         """Return those of *refs* that this backup did not write."""
         return [ref for ref in refs if ref.pack not in self._written]
 
+    def _unless_unfit(self, ref: ChunkRef | None) -> ChunkRef | None:
+        return ref if ref is not None and (self.may_use(ref) or self._is_moved(ref)) else None
+
     def _is_moved(self, ref: ChunkRef) -> bool:
         """Return whether a chunk of a pack that will be deleted was moved; before the commit it gets its new place.
 
@@ -78,9 +93,8 @@ class ChunkIndex:
             self._unmoved.add(ref.pack)
         return place is not None and place.pack not in self._unfit
 
-    def _remembered(self, name: bytes) -> ChunkRef | None:
-        """Return where the chunk lies by the local state, if the store has that pack; it asks for each pack once."""
-        location = self._state.chunk(name)
+    def _located(self, location: bytes | None) -> ChunkRef | None:
+        """Return where a chunk lies by the local state, if the store has that pack; it asks for each pack once."""
         ref = decode_location(location) if location is not None else None
         if ref is None or ref.pack in self._parent_packs:
             return ref

@@ -6,8 +6,10 @@ chunks that were sealed until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from mlsync.buffers import Buffer
 from mlsync.codec.compression import Coding, encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
@@ -26,6 +28,15 @@ from mlsync.store.base import Store, Upload
 def buffer_bytes(store: Store) -> int:
     """Return the length of a builder's buffer: one part, and the end of a chunk that does not fit in it."""
     return store.part_bytes + CHUNK_BYTES_MAX + TAG_BYTES
+
+
+class CodedChunk(NamedTuple):
+    """A chunk that is coded and waits to be sealed; *plain_bytes* is its length when it is decoded."""
+
+    name: bytes
+    coding: Coding
+    plain_bytes: int
+    coded: Buffer
 
 
 class PackBuilder:
@@ -49,6 +60,8 @@ class PackBuilder:
         self.epoch = keys.epoch if epoch is None else epoch
         self.size_bytes = 0
         self._store = store
+        # Parts of one upload have one length; and to ask for it takes longer than to seal a short chunk.
+        self._part_bytes = store.part_bytes
         own = new_object_key(keys, "pack", pack_id) if epoch is None else derived_key(keys, "pack", pack_id, epoch)
         self.key_kind = own.kind
         self._seal = PackSeal(keys, pack_id, self.epoch, own)
@@ -74,7 +87,16 @@ class PackBuilder:
         coding, coded = encode(plain, item_bytes)
         return self.add_coded(name, coding, len(plain), memoryview(coded))
 
-    def add_coded(self, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview) -> ChunkRef:
+    def add_short(self, chunks: Iterable[CodedChunk]) -> list[ChunkRef]:
+        """Seal chunks under the next ordinals, as many as go in before a part is to be sent or the pack is full."""
+        refs = []
+        for name, coding, plain_bytes, coded in chunks:
+            if self.has_part or self.is_full:
+                break
+            refs.append(self.add_coded(name, coding, plain_bytes, coded))
+        return refs
+
+    def add_coded(self, name: bytes, coding: Coding, plain_bytes: int, coded: Buffer) -> ChunkRef:
         """Do the same with a chunk that is coded already, and *plain_bytes* long when it is decoded."""
         ordinal, offset = len(self._records), self.size_bytes
         into = self._buffer[self.unsent_bytes :]
@@ -90,7 +112,7 @@ class PackBuilder:
     def has_part(self) -> bool:
         """Whether a full part waits to be sent, so that there is no room for another chunk."""
         # A pack that ends exactly with its first part needs no multipart upload: one put stores it.
-        return self.unsent_bytes > self._store.part_bytes
+        return self.unsent_bytes > self._part_bytes
 
     def send_parts(self) -> None:
         """Send the full parts, if there are any; then there is room for another chunk."""
@@ -149,7 +171,7 @@ class PackBuilder:
 
     def _send_parts(self) -> None:
         while self.has_part:
-            self._send(self._store.part_bytes)
+            self._send(self._part_bytes)
 
     def _send(self, part_bytes: int) -> None:
         if self._upload is None:

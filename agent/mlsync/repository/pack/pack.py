@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mlsync.buffers import Buffer
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import NAME_BYTES
 from mlsync.codec.keys import Keys
@@ -93,7 +94,7 @@ class PackSeal:
         self._seal = Seal(own.key)
 
     def seal_chunk(
-        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
+        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: Buffer, into: memoryview
     ) -> int:
         """Seal the chunk *ordinal* to the start of *into*; return its stored length."""
         return self._seal.seal_into(self._nonce(ordinal), coded, self._bound(ordinal, name, coding, plain_bytes), into)
