@@ -52,8 +52,9 @@ class SmallFiles:
             for (found, _), content in zip(files, contents, strict=True)
         ]
         read_bytes = sum([len(content) for content in plain if content])
-        self._advance(read_bytes)
-        self.read_bytes += read_bytes
+        if read_bytes:
+            self._advance(read_bytes)
+            self.read_bytes += read_bytes
         pieces = [_pieces(content, self._seed) for content in plain]
         placed = self._place(files, plain, pieces)
         return [
