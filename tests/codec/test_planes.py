@@ -74,6 +74,17 @@ def test_bfloat16_weights_come_to_two_thirds():
     assert len(planes_of(plain, 2)) < 0.68 * len(plain)
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_planes_are_joined_across_blocks(width):
+    """Several coded planes, in a chunk of several blocks with a part of one and of an item at its end, are whole."""
+    noise = np.random.default_rng(width)
+    items = noise.normal(0, 200, (300 << 10) // width).astype(np.int64).astype(f"<i{width}")
+    plain = items.tobytes() + b"!" * (width - 1)
+    planes = [Plane(position, 1, Method.ENTROPY) for position in range(width)]
+    coded = bytes(PlaneCoder().encode(memoryview(plain), width, planes))
+    assert decode(Coding.PLANES, coded, len(plain)) == plain
+
+
 def test_a_plane_of_zeros_costs_nothing():
     """float32 converted from bfloat16 compresses to the size of the bfloat16."""
     plain = (WEIGHTS.view(np.uint32) & 0xFFFF0000).tobytes()

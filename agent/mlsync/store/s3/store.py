@@ -37,7 +37,7 @@ from mlsync.store.s3.hedge import HedgedReads
 from mlsync.store.s3.listing import object_entries, unfinished_uploads, uploaded_parts
 from mlsync.store.s3.new_objects import LOCK_MODES, NewObjects, locked_until_s
 from mlsync.store.s3.refusals import Heeded, explained
-from mlsync.store.s3.transfer import SeekableBody, fill, whole_size
+from mlsync.store.s3.transfer import DirectStream, SeekableBody, fill, whole_size
 from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_token
 
 # Six such parts take the memory of four larger ones, and less is lost when the process dies.
@@ -310,7 +310,7 @@ class S3Store(Store):
                     self._raise_if_it_exists(key, offset + len(into), error)
                 raise
             with contextlib.closing(answer["Body"]) as stream:
-                fill(into, offset, answer, stream, where)
+                fill(into, offset, answer, DirectStream(stream), where)
 
     def _raise_if_it_exists(self, key: str, end_bytes: int, error: ClientError) -> None:
         """Raise ``StoreBroken`` if the object exists, although the store answered *error* to a read up to *end_bytes*.
