@@ -139,7 +139,8 @@ HOMES = {
     "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed
     "crc32c": r"mlsync\.formats\.libraries\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",
-    "numpy": r"mlsync\.(codec\.planes|proof\..+|diff\.drift|demo\.(numpy_.+|safetensors_file)|mlflow_plugin\.weights)",
+    "numpy": r"mlsync\.(codec\.(planes|differences)|proof\..+|diff\.drift|demo\.(numpy_.+|safetensors_file)"
+    r"|mlflow_plugin\.weights)",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
 # such as click, cryptography and tenacity around the store, may come at once.)

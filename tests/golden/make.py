@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +34,9 @@ from mlsync.repository.evaluation import Evaluation, Measure
 from mlsync.repository.keys import keyslot
 from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.pack.base import Base
 from mlsync.repository.repository import Repository
+from mlsync.repository.writer import PackWriter, PlacedChunk, Release
 from mlsync.source.state import State
 from mlsync.store.directory.store import DirectoryStore
 
@@ -100,6 +103,42 @@ class Trainer:
         last.write_bytes(half)
 
 
+class Bases:
+    """Offers each tensor's chunk of earlier versions as the base of a chunk of the same length in this one."""
+
+    def __init__(self) -> None:
+        self._put = PackWriter.put
+        self._last: dict[tuple[int, int], tuple[PlacedChunk, bytes]] = {}
+        self._new: dict[tuple[int, int], tuple[PlacedChunk, bytes]] = {}
+        self._counts: Counter[int] = Counter()
+
+    def put(
+        self, writer: PackWriter, plain: memoryview, release: Release = lambda: None, item_bytes: int = 0
+    ) -> PlacedChunk:
+        """Store a chunk as ``PackWriter.put`` does."""
+        # Tensors of one shape come in the same order in each version.
+        self._counts[len(plain)] += 1
+        key, kept = (len(plain), self._counts[len(plain)]), bytes(plain)
+        base = None
+        if item_bytes and key in self._last:
+            placed, content = self._last[key]
+
+            def read(into: memoryview) -> bool:
+                into[:] = content
+                return True
+
+            base = Base(placed.ref, read)
+        placed = self._put(writer, plain, release, item_bytes, base)
+        self._new[key] = placed, kept
+        return placed
+
+    def next_version(self) -> None:
+        """Offer the chunks of this version, too, but for differences."""
+        self._last |= {key: one for key, one in self._new.items() if one[0].ref.base is None}
+        self._new = {}
+        self._counts.clear()
+
+
 def make(place: Path, work: Path) -> None:
     """Make the repository and its ``expected.json`` at *place*."""
     place.mkdir()
@@ -109,12 +148,15 @@ def make(place: Path, work: Path) -> None:
     slot = keyslot.make(KeyFile(KEY_FILE), repository.keys.master, repository.repository_id, os.urandom(16), stretching)
     store.put(names.key_slot(os.urandom(names.SLOT_ID_BYTES)), slot)
     versions = []
-    with State.open(work / "state.sqlite") as state:
+    bases = Bases()
+    offering = mock.patch.object(PackWriter, "put", lambda *given, **named: bases.put(*given, **named))  # noqa: PLW0108 - bound
+    with State.open(work / "state.sqlite") as state, offering:
 
         def take(run: str, directory: Path) -> BackupResult:
             source = Source(run, os.fsencode(directory))
             options = BackupOptions(sleep=lambda _: None)
             result = backup(repository, state, source, lambda: Prover(ProofOptions()), options, SilentMonitor())
+            bases.next_version()
             manifest = repository.manifest(repository.stored(run, result.version))
             versions.append(expected(manifest, directory, versions))
             return result
@@ -126,6 +168,8 @@ def make(place: Path, work: Path) -> None:
         trainer.train()
         trainer.tear()
         assert [trouble.kept for trouble in take("yolo-1", trainer.directory).troubles] == [1]
+        trainer.train()
+        take("yolo-1", trainer.directory)
         other = Trainer(Path("other"))
         other.directory.mkdir()
         other.train()

@@ -120,6 +120,7 @@ class Examples:
             "pack": self.pack_parts,
             "footer": [(msgspec.msgpack.encode(self.records()), "")],
             "planes": self.planes(),
+            "difference": self.difference(),
             "entries": [(encode_entries(self.entries()), "")],
             "root": [(msgspec.msgpack.encode(self.root()), "")],
             "manifest": self.manifest(),
@@ -163,6 +164,22 @@ class Examples:
             "2: 1 byte wide, zstd",
         )
         return [*zip(head, words, strict=True), *zip(bodies, ("plane 0", "plane 1", "plane 2"), strict=True)]
+
+    def differing(self) -> bytes:
+        """The chunk that is shown as a difference: positive floats sort as the integers of their bits."""
+        bits = struct.unpack("<64I", self.numbers())
+        return struct.pack("<64I", *(bit + (n >> 1 ^ -(n & 1)) for n, bit in enumerate(bits)))
+
+    def difference(self) -> Fields:
+        """How far these numbers are from those above, in byte planes: one that is raw, and zeros."""
+        bodies = [bytes(range(64)), _repeated(0, 64), _repeated(0, 128)]
+        head = [struct.pack(f"<{kind}", value) for kind, value in zip("BBHI", (4, 3, 0, 0), strict=True)]
+        records = zip((1, 1, 2), (0, 1, 1), map(len, bodies), strict=True)
+        head += [struct.pack("<BBHI", width, coding, 0, length) for width, coding, length in records]
+        words = ("W", "P", "reserved", "reserved")
+        planes = ("0: 1 byte wide, raw", "1: 1 byte wide, zstd", "2: 2 bytes wide, zstd")
+        parts = ("plane 0", "plane 1", "plane 2")
+        return [*zip(head, (*words, *planes), strict=True), *zip(bodies, parts, strict=True)]
 
     def _pack(self) -> Fields:
         seal = PackSeal(self.keys, self.pack_id, 0)

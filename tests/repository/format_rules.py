@@ -99,17 +99,18 @@ def plain(value: Any, depth: int) -> None:
         plain(one, depth - 1)
 
 
-def reference(value: Any, packs: list[bytes]) -> int:
-    """A chunk reference; its plain length."""
+def reference(value: Any, packs: list[bytes], *, may_differ: bool = True) -> int:
+    """A chunk reference, of a difference or not; its plain length."""
     name, index, ordinal, offset, stored, plain, coding, base = array(value, 8)
     need(type(name) is bytes and type(index) is int and type(coding) is int)
     need(all(type(number) is int for number in (ordinal, offset, stored, plain)))
-    if base is not None:
-        raise Newer
     need(0 <= index < len(packs))
-    token(coding, 2, 0)
+    token(coding, 3, 0)
     need(len(name) == 32 and 0 <= ordinal < 65_536 and 48 <= offset <= 1 << 40)
     need(1 <= plain <= 16 << 20 and 17 <= stored <= plain + 16)
+    need((coding == 3) == (base is not None) and (may_differ or base is None))
+    if base is not None:
+        need(reference(base, packs, may_differ=False) == plain and base[0] != name)
     return plain
 
 
@@ -231,7 +232,7 @@ def segment_of(value: Any, packs: list[bytes]) -> list[list[Any]]:
     """The entries of a segment; those in chunks are not read here."""
     first, count, inline, chunks = array(value, 4)
     need(type(first) is bytes and type(count) is int)
-    lengths = [reference(chunk, packs) for chunk in array(chunks)]
+    lengths = [reference(chunk, packs, may_differ=False) for chunk in array(chunks)]
     need((inline is None) == bool(lengths) and sum(lengths) <= 256 << 20)
     if inline is None:
         raise Broken  # the chunks of the tests' packs are no segments
@@ -270,7 +271,7 @@ def move(value: Any, pack: bytes) -> None:
     packs = table(fields[3])
     need(1 <= len(array(fields[4])) <= 65_536)
     for chunk in fields[4]:
-        reference(chunk, packs)
+        reference(chunk, packs, may_differ=False)
     chunk_names = [chunk[0] for chunk in fields[4]]
     need(chunk_names == sorted(set(chunk_names)))
     need({chunk[1] for chunk in fields[4]} == set(range(len(packs))) and pack not in {one[-16:] for one in packs})

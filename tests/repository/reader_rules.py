@@ -43,6 +43,9 @@ LINKS = [[TO_PROOF], [TO_PROOF, LATER]]
 NO_LINKS: list[Any] = [[], None, {}, [TO_PROOF[:-1]], [TO_PROOF + b"x"], [TO_PROOF.decode()], [[TO_PROOF]]]
 SHAPES = len(NO_LINKS)
 NO_LINKS += [[LATER, TO_PROOF], [TO_PROOF, TO_PROOF], [TO_PROOF, TO_PROOF[:-1] + b"\xff"]]
+# The chunk reference of the document's file as a difference, without its base, and that base.
+DIFFERING = [EXAMPLES.name, 0, 0, 48, 32, 16, 3]
+BASE = [bytes(32), *DIFFERING[1:6], 0, None]
 # A chunk reference of a move record, and its tables of packs.
 MOVED = [bytes(32), 0, 0, 48, 26, 10, 0, None]
 MOVE_TABLE = move_value()[3]
@@ -226,17 +229,18 @@ RULES = [
     Rule(
         37,
         "chunk reference",
-        "the coding is from 0 to 255; above 2 it is a newer mlsync's",
+        "the coding is from 0 to 255; above 3 it is a newer mlsync's",
         each([(*REF, 6)], 256, -1),
-        each([(*REF, 6)], 3, 255),
+        each([(*REF, 6)], 4, 255),
         each([(*REF, 6)], 1, 2),
     ),
     Rule(
         38,
         "chunk reference",
-        "the base is nil; anything else is a newer mlsync's",
-        [],
-        each([(*REF, 7)], [bytes(32), 1], 0),
+        "the base is nil, but with coding 3 a chunk reference; with a newer mlsync's coding, anything",
+        [*each([(*REF, 7)], 0, list(BASE)), ((*REF, 6), 3), *each([REF], [*DIFFERING, 0], [*DIFFERING, []])],
+        [(REF, [*DIFFERING[:6], 4, ["anything"]])],
+        [(REF, [*DIFFERING, BASE])],
     ),
     Rule(39, "entry", "13 positions", [((*FOLDER, 12), DROPPED), ((*FOLDER, 13), None)]),
     Rule(
@@ -505,6 +509,35 @@ RULES = [
         "only files and directories have it",
         each([(*LINK, 12), (*SYMLINK, 12)], {"xattrs": {"user.a": b"x"}}),
         kept=each([(*FILE, 12)], {"xattrs": {"user.a": b"x"}}),
+    ),
+    Rule(
+        200,
+        "base",
+        "a base is a chunk reference in all positions: rules 30 to 37 hold of it",
+        [
+            (REF, [*DIFFERING, changed(BASE, (at,), value)])
+            for at, value in enumerate((bytes(31), 1, ORDINALS, 47, 16, 0, 256, DROPPED))
+        ],
+        [(REF, [*DIFFERING, changed(BASE, (6,), 4)])],
+        [(REF, [*DIFFERING, changed(BASE, (at,), value)]) for at, value in ((2, ORDINALS - 1), (3, 1 << 40), (6, 2))],
+    ),
+    Rule(
+        201,
+        "base",
+        "a base is no difference and has no base",
+        [
+            (REF, [*DIFFERING, [*BASE[:6], 3, BASE]]),
+            (REF, [*DIFFERING, [*BASE[:7], BASE]]),
+            (REF, [*DIFFERING, [*BASE[:6], 3, None]]),
+        ],
+    ),
+    Rule(202, "base", "the plain length is the chunk's", [(REF, [*DIFFERING, changed(BASE, (5,), 17)])]),
+    Rule(203, "base", "the name is another than the chunk's", [(REF, [*DIFFERING, [EXAMPLES.name, *BASE[1:]]])]),
+    Rule(
+        204,
+        "segment reference",
+        "its chunks are no differences",
+        [((*SEGMENT, 2), None), ((*SEGMENT, 3), [[*DIFFERING, BASE]])],
     ),
 ]
 
@@ -807,8 +840,8 @@ MOVE_RULES = [
         158,
         "move record",
         "a chunk reference is as in a segment",
-        [((4, 0, at), value) for at, value in enumerate((bytes(31), 1, ORDINALS, 47, 16, 0, 256, DROPPED))],
-        [((4, 0, 6), 3), ((4, 0, 7), 0)],
+        [((4, 0, at), value) for at, value in enumerate((bytes(31), 1, ORDINALS, 47, 16, 0, 256, 0))],
+        [((4, 0, 6), 4)],
         [((4, 0, 3), 1 << 40), ((4, 0, 6), 2)],
     ),
     Rule(
@@ -821,6 +854,7 @@ MOVE_RULES = [
     Rule(
         160, "move record", "the room is as in a root", [((5,), {})], [((5,), {"!other": 1})], [((5,), {"other": []})]
     ),
+    Rule(205, "move record", "its chunks are no differences", [((4, 0), [*MOVED[:6], 3, [b"\2" * 32, *MOVED[1:]]])]),
 ]
 
 

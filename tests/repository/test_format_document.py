@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from format_examples import DOCUMENT, Examples, blocks, inputs, parse, render
 
 from doubles.memory_store import MemoryStore
-from mlsync.codec.compression import Coding, decode
+from mlsync.codec.compression import Coding, decode, decode_into
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
@@ -109,6 +109,27 @@ def test_planes_can_be_read_from_the_document_alone():
             plain[start : start + plane_width] = plane[number * plane_width : (number + 1) * plane_width]
         at, below = at + size, below + plane_width
     assert (bytes(plain), at) == (EXAMPLES.numbers(), len(coded))
+
+
+def test_the_difference_example_is_read():
+    """The document's difference and its base are the numbers that the text names."""
+    plain = bytearray(256)
+    decode_into(Coding.DIFFERENCE, memoryview(parse("difference")), memoryview(plain), memoryview(EXAMPLES.numbers()))
+    assert plain == EXAMPLES.differing()
+
+
+def test_differences_can_be_read_from_the_document_alone():
+    """What section 6 says of differences is enough for one number after the other, in Python's own integers."""
+    distances = bytearray(256)
+    decode_into(Coding.PLANES, memoryview(parse("difference")), memoryview(distances))
+    base = struct.unpack("<64i", EXAMPLES.numbers())
+    found = []
+    for z, number in zip(struct.unpack("<64I", distances), base, strict=True):
+        d = (z >> 1) ^ -(z & 1)
+        ordered = d + (number ^ ((number >> 31) & 0x7FFFFFFF))
+        found.append(ordered ^ ((ordered >> 31) & 0x7FFFFFFF))
+    assert struct.pack("<64i", *found) == EXAMPLES.differing()
+    assert list(struct.unpack("<64I", distances)) == list(range(64))
 
 
 def test_the_segment_example_is_read():
@@ -246,7 +267,7 @@ def test_tokens_are_the_documented_ones():
     assert [(kind.name, int(kind)) for kind in TroubleKind] == [("TORN", 1), ("BROKEN", 2), ("UNREADABLE", 3)]
     assert "severity (1 note, 2 warning, 3 refusal)" in TEXT
     assert [(one.name, int(one)) for one in Severity] == [("NOTE", 1), ("WARN", 2), ("REFUSE", 3)]
-    assert [(one.name, int(one)) for one in Coding] == [("RAW", 0), ("ZSTD", 1), ("PLANES", 2)]
+    assert [(one.name, int(one)) for one in Coding] == [("RAW", 0), ("ZSTD", 1), ("PLANES", 2), ("DIFFERENCE", 3)]
     assert [(one.name, int(one)) for one in PlaneCoding] == [("RAW", 0), ("ZSTD", 1)]
 
 

@@ -76,7 +76,7 @@ _PROOF = st.builds(
     findings=st.lists(_FINDING, max_size=3),
     shortfall=_TEXT,
 )
-_REF = st.builds(
+_PLAIN_REF = st.builds(
     lambda name, pack, ordinal, offset, plain, spare, coding: ChunkRef(
         name, pack, ordinal, offset, 17 + spare % plain, plain, coding
     ),
@@ -86,8 +86,16 @@ _REF = st.builds(
     st.integers(48, 1 << 40),
     st.integers(1, 16 << 20),
     st.integers(0, 1 << 30),
-    st.sampled_from(Coding),
+    st.sampled_from([coding for coding in Coding if coding is not Coding.DIFFERENCE]),
 )
+
+
+def _differing(ref, base):
+    base = msgspec.structs.replace(base, plain_bytes=ref.plain_bytes, stored_bytes=17)
+    return ref if base.name == ref.name else msgspec.structs.replace(ref, coding=Coding.DIFFERENCE, base=base)
+
+
+_REF = _PLAIN_REF | st.builds(_differing, _PLAIN_REF, _PLAIN_REF)
 
 
 @st.composite
@@ -246,7 +254,10 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
         ({"plain_bytes": 0, "stored_bytes": 16}, ManifestDamaged),
         ({"plain_bytes": -10}, ManifestDamaged),
         ({"plain_bytes": (16 << 20) + 1}, ManifestDamaged),
-        ({"coding": 3}, FormatUnsupported),
+        ({"coding": 3}, ManifestDamaged),
+        ({"base": 0}, ManifestDamaged),
+        ({"coding": 4}, FormatUnsupported),
+        ({"coding": 4, "base": 0}, FormatUnsupported),
         ({"coding": 255}, FormatUnsupported),
         ({"coding": 256}, ManifestDamaged),
         ({"coding": -1}, ManifestDamaged),

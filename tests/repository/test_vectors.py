@@ -7,6 +7,7 @@ import json
 import runpy
 from pathlib import Path
 
+import msgspec
 import pytest
 from stated_key_service import StatedKeyService
 
@@ -111,7 +112,12 @@ def _pack(fields, keys, body):
     pack_id, store = names.parse_pack(fields["name"]), MemoryStore()
     store.put(fields["name"], body)
     with ChunkReader(store, keys) as reader:
-        return b"".join(reader.one(ref) for ref in pack_footer.read_refs(store, keys, pack_id, len(body)))
+        refs = pack_footer.read_refs(store, keys, pack_id, len(body))
+        # A footer does not say where a base lies; here it can only be in the same pack.
+        places = {ref.name: ref for ref in refs}
+        bases = [None if ref.base is None else places.get(ref.base.name, ref.base) for ref in refs]
+        placed = (msgspec.structs.replace(ref, base=base) for ref, base in zip(refs, bases, strict=True))
+        return b"".join(reader.one(ref) for ref in placed)
 
 
 def _manifest(fields, keys, body):

@@ -95,14 +95,18 @@ def pack(
     change: Callable[[list[ChunkRecord]], None] = list,
     own: ObjectKey | None = None,
 ) -> bytes:
-    """A pack of (plain, coding, coded) chunks; *change* changes the records before they are sealed."""
+    """A pack of (plain, coding, coded) chunks; *change* changes the records before they are sealed.
+
+    The base of a difference is the first chunk.
+    """
     seal = PackSeal(keys, PACK_ID, 0, own)
     body, records = bytearray(seal.header), []
     for ordinal, (plain, coding, coded) in enumerate(chunks):
         name = chunk_name(keys.of("chunk name"), plain)
+        base = chunk_name(keys.of("chunk name"), chunks[0][0]) if coding is Coding.DIFFERENCE else b""
         into = memoryview(bytearray(len(coded) + 16))
-        seal.seal_chunk(ordinal, name, coding, len(plain), coded, into)
-        records.append(ChunkRecord(name, len(body), len(into), len(plain), int(coding)))
+        seal.seal_chunk(ordinal, name, coding, len(plain), coded, into, base)
+        records.append(ChunkRecord(name, len(body), len(into), len(plain), int(coding), base or None))
         body += into
     change(records)
     return bytes(body) + seal.seal_end(records)
@@ -179,8 +183,57 @@ def with_record(**changes: object) -> Callable[[list[ChunkRecord]], None]:
     return change
 
 
+def difference(*, lie: int = 0) -> list[tuple[bytes, Coding, bytes]]:
+    """A chunk of 64 int16, negative and extreme ones too, and one that is a difference from it; both end in a byte.
+
+    The second one's last byte is another by *lie* than what is sealed.
+    """
+    base = [(n * 1021 + 32767) % 65536 - 32768 for n in range(64)]
+    distances = [n * 4 for n in range(64)]
+    numbers = []
+    for number, z in zip(base, distances, strict=True):
+        ordered = (number ^ (number >> 15 & 0x7FFF)) + (z >> 1 ^ -(z & 1))
+        ordered = (ordered + 32768) % 65536 - 32768
+        numbers.append(ordered ^ (ordered >> 15 & 0x7FFF))
+    # A zstd frame of one byte that repeats 64 times.
+    zeros = bytes.fromhex("28b52ffd204003020000")
+    planes = (bytes(distances), 0), (zeros, 1)
+    coded = struct.pack("<BBHI", 2, 2, 0, 0)
+    coded += b"".join(struct.pack("<BBHI", 1, coding, 0, len(plane)) for plane, coding in planes)
+    coded += b"".join(plane for plane, _ in planes) + b"!"
+    first, second = (struct.pack("<64h", *values) for values in (base, numbers))
+    return [(first + b"?", Coding.RAW, first + b"?"), (second + bytes([33 + lie]), Coding.DIFFERENCE, coded)]
+
+
+def with_base(base: object, at: int = -1) -> Callable[[list[ChunkRecord]], None]:
+    """Change the base that a footer names for a chunk."""
+
+    def change(records: list[ChunkRecord]) -> None:
+        records[at] = msgspec.structs.replace(records[at], base=base)
+
+    return change
+
+
+def differences() -> Iterator[Vector]:
+    """Vectors of packs with a chunk and another one that is a difference from it."""
+    chunks = difference()
+    name = chunk_name(KEYS.of("chunk name"), chunks[1][0])
+    content = {"content": hashlib.sha256(b"".join(plain for plain, _, _ in chunks)).hexdigest()}
+    yield "pack-difference", "success", content, pack(chunks)
+    yield "pack-difference-no-base", "contradiction", {}, pack(chunks, change=with_base(None))
+    yield "pack-difference-short-base", "contradiction", {}, pack(chunks, change=with_base(bytes(31)))
+    yield "pack-difference-base-no-name", "contradiction", {}, pack(chunks, change=with_base("x" * 32))
+    yield "pack-difference-from-itself", "contradiction", {}, pack(chunks, change=with_base(name))
+    yield "pack-base-of-no-difference", "contradiction", {}, pack(chunks, change=with_base(bytes(32), 0))
+    yield "pack-difference-other-base", "authentication failure", {}, pack(chunks, change=with_base(bytes(32)))
+    yield "pack-difference-name-lies", "wrong name", {}, pack(difference(lie=1))
+    newer = pack(raw(*CHUNKS), change=with_record(coding=7, base=["anything"]))
+    yield "pack-newer-coding-and-base", "no such format", {}, newer
+
+
 def packs() -> Iterator[Vector]:
     """Vectors of packs."""
+    yield from differences()
     sound = pack(raw(*CHUNKS))
     other = Keys(bytes(32), KEYS.repository_id)
     content = {"content": hashlib.sha256(b"".join(CHUNKS)).hexdigest()}

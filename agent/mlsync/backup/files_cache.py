@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from mlsync.codec.compression import Coding
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.encoding.segments import decode_entries, encode_entries
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
@@ -96,6 +97,10 @@ def encode_location(ref: ChunkRef) -> bytes:
 def decode_location(body: bytes) -> ChunkRef | None:
     """Return where the local state says that a chunk lies, or ``None`` if it cannot be read."""
     try:
-        return _location_decoder.decode(body)
+        ref = _location_decoder.decode(body)
     except ValueError:
         return None
+    base = ref.base
+    # A version with a difference of a difference, or without its base, would be refused by every reader.
+    is_sound = base is None or (base.base is None and base.coding is not Coding.DIFFERENCE and base.is_placed)
+    return ref if is_sound and (base is not None) == (ref.coding is Coding.DIFFERENCE) else None

@@ -41,7 +41,7 @@ from mlsync.backup.request import BackupResult, Job, Source
 from mlsync.backup.shrunk import heed_loss, loss_of
 from mlsync.backup.storing.archiver import Archiver
 from mlsync.backup.storing.chunk_index import ChunkIndex
-from mlsync.backup.storing.presence import new_places, read_moved, refuse_lost
+from mlsync.backup.storing.presence import new_places, placed, read_moved, refuse_lost
 from mlsync.backup.storing.small_files import SmallFiles
 from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
 from mlsync.courtesy.pressure import PACE
@@ -55,7 +55,7 @@ from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.encoding.validation import is_sound_top
 from mlsync.repository.history.seen_decision import ROOM_NAME as DECISION
 from mlsync.repository.history.seen_decision import seen_value
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of, with_bases
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.pack_lookup import Tombstones
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
@@ -328,7 +328,7 @@ def _stands(cached: CachedPath, policy: Policy, unfit: AbstractSet[bytes]) -> bo
     """Return whether what the cache says of an unchanged file still holds, and the store can return its content."""
     if not policy.holds(cached.row.refused_by):
         return False
-    return not unfit or cached.entry is None or unfit.isdisjoint(ref.pack for ref in cached.entry.chunks)
+    return not unfit or cached.entry is None or unfit.isdisjoint(ref.pack for ref in refs_of([cached.entry]))
 
 
 def _changed_wholes(records: Mapping[bytes, Record], files: Mapping[bytes, CachedPath]) -> set[bytes]:
@@ -406,14 +406,15 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     source, index = job.source, stored.chunk_index
     parent, room = _with_room(job, scanned.parent)
     scanned = scanned._replace(parent=parent)
-    refs = index.old_refs(refs_of(candidate.entries))
-    places = new_places(job.repository, refs, Tombstones(job.repository, {ref.pack for ref in refs}))
+    chunks = [ref for entry in candidate.entries for ref in entry.chunks]
+    old_packs = {ref.pack for ref in with_bases(chunks) if index.is_old(ref)}
+    places = new_places(job.repository, chunks, Tombstones(job.repository, old_packs), index.is_old)
     if places:
         with job.monitor.task(f"{source.run}: reading what was moved", sum(ref.plain_bytes for ref in places)) as task:
             read_moved(job.repository, places, job.stoppable(task.advance))
         stored.records.move(places)
         candidate = stored.records.candidate(scanned.cache)
-        job.remember_chunks(places.values())
+        job.remember_chunks({placed(ref, places) for ref in chunks} - set(chunks))
     is_without_news = parent.number and not stored.stats.new_bytes
     why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
     manifest = Manifest(_root_of(job, scanned, stored, candidate, why, room), candidate.entries)

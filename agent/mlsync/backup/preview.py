@@ -20,6 +20,7 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged, StateDamaged
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import NO_POLICY, Policy
 from mlsync.repository.encoding.segments import decode_entries
+from mlsync.repository.manifest import refs_of
 from mlsync.source.cached_file import is_same
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display
@@ -339,8 +340,7 @@ def _packs_of(row: CacheRow) -> Iterator[bytes]:
         entries = [] if row.packed_entry is None else decode_entries(row.packed_entry, "local state")
     except (ValueError, ManifestDamaged, FormatUnsupported):
         return
-    for entry in entries:
-        yield from (ref.pack for ref in entry.chunks)
+    yield from (ref.pack for ref in refs_of(entries))
 
 
 def _why_not_read(root: Root, found: Found) -> str | None:

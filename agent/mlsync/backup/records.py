@@ -17,6 +17,7 @@ from mlsync.backup.parents.parent import Parent
 from mlsync.backup.record import Action, Record, Refusal, Status
 from mlsync.backup.storing.archiver import ReadFile
 from mlsync.backup.storing.avoided import Avoided
+from mlsync.backup.storing.presence import placed
 from mlsync.errors import SourceError
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import LOADED_IN, not_loaded, refusing_policy
@@ -24,7 +25,7 @@ from mlsync.proving.policy import Policy
 from mlsync.repository.encoding.room import Room
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
 from mlsync.repository.encoding.validation import TIME_NS_MAX
-from mlsync.repository.manifest import ChunkRef, Entry, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble, refs_of
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import Found
@@ -225,8 +226,8 @@ class Records:
         """Have entries name the new *places* of chunks that were moved to other packs."""
         for record in self._records.values():
             entry = record.entry
-            if entry is not None and any(ref in places for ref in entry.chunks):
-                chunks = tuple(places.get(ref, ref) for ref in entry.chunks)
+            if entry is not None and any(ref in places for ref in refs_of([entry])):
+                chunks = tuple(placed(ref, places) for ref in entry.chunks)
                 self._set_entry(record, msgspec.structs.replace(entry, chunks=chunks))
                 record.is_moved = True
 

@@ -6,7 +6,7 @@ Stored objects contain these structs as MessagePack arrays: the order of the fie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -28,7 +28,10 @@ class PackPlace(NamedTuple):
 
 
 class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a chunk is stored and how it is opened: all that a restore needs. *epoch*, *key_kind*: the pack's key."""
+    """Where a chunk is stored and how it is opened: all that a restore needs. *epoch*, *key_kind*: the pack's key.
+
+    *base* is another chunk, which is no difference itself, if this one is stored as a difference from it.
+    """
 
     name: bytes
     pack: bytes
@@ -39,11 +42,34 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     coding: Coding
     epoch: int = 0
     key_kind: int = KEY_DERIVED
+    base: ChunkRef | None = None
 
     @property
     def place(self) -> PackPlace:
         """The pack, with how its key is had."""
         return PackPlace(self.epoch, self.pack, self.key_kind)
+
+    @property
+    def base_name(self) -> bytes:
+        """The name of the base, empty for what is no difference."""
+        return b"" if self.base is None else self.base.name
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where the chunk lies; of a base that only a footer names, it is not."""
+        return self.pack != b""
+
+    @property
+    def as_listed(self) -> ChunkRef:
+        """What the footer of its pack says of the chunk: of a base, the name and no place."""
+        if self.base is None:
+            return self
+        return msgspec.structs.replace(self, base=unplaced(self.base.name, self.plain_bytes))
+
+
+def unplaced(name: bytes, plain_bytes: int) -> ChunkRef:
+    """Return a base of which only the name is known, as footers have it: manifests say where it lies."""
+    return ChunkRef(name, b"", 0, 0, 0, plain_bytes, Coding.RAW)
 
 
 class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -56,7 +82,7 @@ class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     stored_bytes: int
     plain_bytes: int
     coding: int
-    base: Any = None  # any value is of a newer mlsync, and not damage
+    base: Any = None  # a reference as this one; with a coding of a newer mlsync, anything
 
 
 if TYPE_CHECKING:
@@ -195,6 +221,17 @@ class Manifest(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
-def refs_of(entries: Iterable[Entry]) -> Iterable[ChunkRef]:
-    """Yield the chunks of all entries."""
-    return (ref for entry in entries for ref in entry.chunks)
+def refs_of(entries: Iterable[Entry]) -> Iterator[ChunkRef]:
+    """Yield all chunks that are read for the entries: their own, and after each difference its base."""
+    return with_bases(ref for entry in entries for ref in entry.chunks)
+
+
+def with_bases(refs: Iterable[ChunkRef], is_there: Callable[[bytes], bool] = lambda _pack: True) -> Iterator[ChunkRef]:
+    """Yield *refs*, and after each difference its base: whoever needs the one needs the other.
+
+    A difference whose pack not *is_there* was moved, and needs none: the base may be gone for good.
+    """
+    for ref in refs:
+        yield ref
+        if ref.base is not None and is_there(ref.pack):
+            yield ref.base

@@ -7,6 +7,9 @@ Every chunk is authenticated (AES-GCM binds pack, ordinal, coding and length), a
 plain bytes. So the reader yields what was stored, or raises a ``Damage`` that names the pack. Buffers are allocated
 once and reused: fresh memory would cost more than all work on the bytes.
 
+A difference is fetched and decoded like any chunk, and then its base: each base once for a window, from the store or
+its mirrors, or from wherever it was moved. In that order, since a difference that was moved lies elsewhere without one.
+
 If a pack is gone, its move record says where its chunks lie now (see move.py). An error names the pack that was asked
 for, which is the one that manifests know.
 """
@@ -23,7 +26,7 @@ from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
 from mlsync.buffers import aligned_memory
-from mlsync.codec.compression import Coding, CodingBroken, decode_into
+from mlsync.codec.compression import Coding, CodingBroken, add_base, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
@@ -44,7 +47,7 @@ from mlsync.repository import names
 from mlsync.repository.encoding.tokens import KEY_SEALED
 from mlsync.repository.header import check_epoch
 from mlsync.repository.history.move import STEPS_MAX, Moves
-from mlsync.repository.manifest import ChunkRef, PackPlace
+from mlsync.repository.manifest import ChunkRef, PackPlace, with_bases
 from mlsync.repository.pack.footer import made_seal, read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
@@ -67,20 +70,30 @@ FETCHERS_MAX: Final = 64
 # any consumer, and each has buffers of its own.
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
+_OTHER_NAME: Final = "its bytes are not those that it is named after"
+
 Plain: TypeAlias = memoryview
 # A chunk as it was asked for, and where it lies: the same, unless its pack is gone.
 _Sought: TypeAlias = tuple[ChunkRef, ChunkRef]
+#: Fills memory with the plain bytes of a base, which it compared with the name, and returns whether it could.
+ReadBase: TypeAlias = Callable[[ChunkRef, memoryview], bool]
 #: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
 AllocateChunk: TypeAlias = Callable[[int], memoryview | None]
 
 
 class ChunkReader:
-    """Reads the plain bytes of chunks; a context manager, since it owns threads."""
+    """Reads the plain bytes of chunks; a context manager, since it owns threads.
 
-    def __init__(self, store: Store, keys: Keys, *, threads: int | None = None) -> None:
+    *read_base* may have bases at hand, so that they need not be fetched. Of a difference whose base only a footer
+    names, the seal is opened, and the bytes are empty.
+    """
+
+    def __init__(
+        self, store: Store, keys: Keys, *, threads: int | None = None, read_base: ReadBase | None = None
+    ) -> None:
         self.read_bytes = 0
         self._store = store
-        self._opener = _Opener(store, keys)
+        self._opener = _Opener(store, keys, read_base)
         self._threads = threads
         self._fetchers: ThreadPoolExecutor | None = None
         self._openers: ThreadPoolExecutor | None = None
@@ -165,6 +178,8 @@ class _Window:
     def __init__(self) -> None:
         self.views: list[memoryview] = []
         self.allocated: dict[ChunkRef, memoryview] = {}
+        # Differences whose base is not added yet, each with the width of its numbers.
+        self.differences: dict[ChunkRef, int] = {}
         self._buffer: mmap.mmap | bytes = b""
         self._sealed: mmap.mmap | bytes = b""
         self._filled_bytes = 0
@@ -172,6 +187,7 @@ class _Window:
     def clear(self, size_bytes: int) -> None:
         """Empty the window, and have memory for *size_bytes*."""
         self.views = []
+        self.differences = {}
         self._filled_bytes = 0
         if self.allocated and len(self._buffer) > 4 * size_bytes:
             self._buffer = b""  # allocated chunks take memory elsewhere
@@ -218,9 +234,10 @@ def _rounded_up(size_bytes: int) -> int:
 class _Opener:
     """Fetches, opens and checks the chunks of a window; used by several threads."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, read_base: ReadBase | None = None) -> None:
         self._store = store
         self._keys = keys
+        self._read_base = read_base
         self._name_key = keys.of("chunk name")
         self._seals: dict[PackPlace, PackSeal] = {}
         self._moves = Moves(store, keys)
@@ -236,13 +253,52 @@ class _Opener:
         """
         # By the whole reference: if two disagree about one ordinal, each is checked against its own numbers.
         unique = dict.fromkeys(refs)
-        window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.allocated))
+        needed = dict.fromkeys(with_bases(unique))
+        window.clear(sum(ref.plain_bytes for ref in needed if ref not in window.allocated))
         plains: dict[ChunkRef, memoryview] = {}
-        read_bytes = 0
-        for group in _neighbours(sorted(((ref, ref) for ref in unique), key=_place)):
-            read_bytes += self._fill_group(window, group, openers, plains)
-        window.views = [plains[ref] for ref in refs]
+        read_bytes = self._fill_each(window, unique, openers, plains)
+        if window.differences:
+            read_bytes += self._fill_bases(window, openers, plains)
+        window.views = [plains[ref] if ref.base is None or _has_base(ref) else plains[ref][:0] for ref in refs]
         return read_bytes
+
+    def _fill_each(
+        self, window: _Window, refs: Iterable[ChunkRef], openers: Executor | None, plains: dict[ChunkRef, memoryview]
+    ) -> int:
+        groups = _neighbours(sorted(((ref, ref) for ref in refs), key=_place))
+        return sum(self._fill_group(window, group, openers, plains) for group in groups)
+
+    def _fill_bases(self, window: _Window, openers: Executor | None, plains: dict[ChunkRef, memoryview]) -> int:
+        """Make plain bytes of the window's differences; return how many bytes came from the store for their bases."""
+        bases = dict.fromkeys(ref.base for ref in window.differences if ref.base is not None)
+        wanted = [base for base in bases if base not in plains and not self._is_at_hand(window, base, plains)]
+        read_bytes = self._fill_each(window, wanted, openers, plains)
+        if openers is None:
+            return read_bytes + self._add_bases(window, plains)
+        return read_bytes + openers.submit(self._add_bases, window, plains).result()
+
+    def _is_at_hand(self, window: _Window, base: ChunkRef, plains: dict[ChunkRef, memoryview]) -> bool:
+        if self._read_base is None:
+            return False
+        into = window.place(base)
+        plains[base] = into
+        # Otherwise it keeps its memory, as after a first try.
+        return self._read_base(base, into)
+
+    def _add_bases(self, window: _Window, plains: dict[ChunkRef, memoryview]) -> int:
+        """Add their bases to the window's differences; return how many bytes were read for it once more."""
+        size_bytes = 0
+        for ref, width in window.differences.items():
+            assert ref.base is not None
+            into, base = plains[ref], plains[ref.base]
+            add_base(into, base, width)
+            if not is_named(self._name_key, into, ref.name):
+                # What its seal holds is gone from the memory, and the fault may have been there.
+                again = self._read_again(ref)
+                add_base(into, base, self._open(ref, again, into))
+                size_bytes += len(again)
+                self._check_name(ref, into)
+        return size_bytes
 
     def _fill_group(
         self,
@@ -260,7 +316,7 @@ class _Opener:
             return self._fill_here(window, group, openers, plains, before)
         except (Damage, ObjectArchived) as error:
             for mirror in self._store.mirrors():
-                opener = self._of_mirrors.setdefault(mirror, _Opener(mirror, self._keys))
+                opener = self._of_mirrors.setdefault(mirror, _Opener(mirror, self._keys, self._read_base))
                 try:
                     read_bytes = opener._fill_here(window, group, openers, plains, before)  # noqa: SLF001 - its own kind
                 except (Damage, FormatUnsupported, StoreError):
@@ -338,31 +394,49 @@ class _Opener:
             # A second try, for bytes from a mirror, finds the memory of the first.
             into = plains[ref] if ref in plains else window.place(ref)
             plains[ref] = into
-            size_bytes += self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
+            width, again_bytes = self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
+            size_bytes += again_bytes
+            window.differences.pop(ref, None)
+            if width and _has_base(at):
+                window.differences[ref] = width
         return size_bytes
 
-    def _open_or_read_again(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> int:
-        """Open a chunk, and if it is damaged the same from a second reading: see second_look. Return its bytes."""
-        try:
-            self._open(ref, sealed, into)
-        except ObjectDamaged:
-            again = bytearray(ref.stored_bytes)
-            try:
-                self._store.read(names.pack(ref.pack), ref.offset, memoryview(again))
-            except (NotFound, StoreBroken) as error:
-                if isinstance(error, StoreBroken) and not error.is_of_object:
-                    raise
-                again[:] = sealed
-            self._open(ref, memoryview(again), into)
-            return len(again)
-        return 0
+    def _open_or_read_again(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> tuple[int, int]:
+        """Open a chunk, and if it is damaged the same from a second reading: see second_look.
 
-    def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> None:
-        """Fill *into* with the chunk, or raise ``ObjectDamaged``; what lies there is of no use then."""
+        Return what ``_open`` does, and how many bytes were read.
+        """
+        try:
+            return self._open(ref, sealed, into), 0
+        except ObjectDamaged:
+            again = self._read_again(ref, sealed)
+            return self._open(ref, again, into), len(again)
+
+    def _read_again(self, ref: ChunkRef, sealed: memoryview | None = None) -> memoryview:
+        """Return the sealed bytes of a chunk from another reading, or *sealed* if the store has none now."""
+        again = bytearray(ref.stored_bytes)
+        try:
+            self._store.read(names.pack(ref.pack), ref.offset, memoryview(again))
+        except (NotFound, StoreBroken) as error:
+            if isinstance(error, StoreBroken) and not error.is_of_object:
+                raise
+            if sealed is None:
+                raise _damaged(ref, _OTHER_NAME) from error
+            again[:] = sealed
+        return memoryview(again)
+
+    def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> int:
+        """Fill *into* with the chunk, or raise ``ObjectDamaged``; what lies there is of no use then.
+
+        Return 0. Of a difference, fill it with what the seal holds, and return the width of its numbers: the base has
+        to be added.
+        """
         is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
         coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
         try:
-            self._seal_of(ref).open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
+            self._seal_of(ref).open_chunk(
+                ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded, ref.base_name
+            )
             if not is_raw:
                 decode_into(ref.coding, coded, into)
         except SealBroken as error:
@@ -370,8 +444,14 @@ class _Opener:
             raise _damaged(ref, str(error)) from None
         except CodingBroken as error:
             raise _damaged(ref, str(error)) from None
-        if not is_named(self._name_key, into, ref.name):
-            raise _damaged(ref, "its bytes are not those that it is named after")
+        if ref.coding is Coding.DIFFERENCE:
+            return coded[0]
+        self._check_name(ref, into)
+        return 0
+
+    def _check_name(self, ref: ChunkRef, plain: memoryview) -> None:
+        if not is_named(self._name_key, plain, ref.name):
+            raise _damaged(ref, _OTHER_NAME)
 
     def _check_header(self, ref: ChunkRef) -> None:
         """Raise if the pack's header explains why a chunk does not open: another pack or epoch, or a newer format."""
@@ -427,22 +507,36 @@ def _refuse_other_key(found: PackPlace, ref: ChunkRef) -> None:
         raise ObjectDamaged(what, where=names.pack(ref.pack))
 
 
+def _has_base(ref: ChunkRef) -> bool:
+    """Return whether the chunk is a difference from a base that can be fetched."""
+    return ref.base is not None and ref.base.is_placed
+
+
 def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
     return ObjectDamaged(f"chunk {ref.ordinal} of a pack is damaged: {why}", where=names.pack(ref.pack))
 
 
 def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterator[list[ChunkRef]]:
-    """Cut *refs* into windows, bounded in bytes (stored and plain) and in number; *share_bytes* is the bound now."""
+    """Cut *refs* into windows, bounded in bytes (stored and plain, with bases) and in number.
+
+    *share_bytes* is the bound now.
+    """
     window: list[ChunkRef] = []
+    bases: set[ChunkRef] = set()
     window_bytes = 0
     for ref in refs:
-        cost_bytes = max(ref.stored_bytes, ref.plain_bytes)
+        own_bytes = max(ref.stored_bytes, ref.plain_bytes)
+        base = ref.base
+        cost_bytes = own_bytes if base is None or base in bases else own_bytes + ref.plain_bytes
         limit_bytes = min(max(share_bytes(), WINDOW_BYTES_MIN), WINDOW_BYTES)
         if window and (window_bytes + cost_bytes > limit_bytes or len(window) >= WINDOW_CHUNKS):
             yield window
-            window, window_bytes = [], 0
+            window, bases = [], set()
+            window_bytes, cost_bytes = 0, own_bytes if base is None else own_bytes + ref.plain_bytes
         window.append(ref)
         window_bytes += cost_bytes
+        if base is not None:
+            bases.add(base)
     if window:
         yield window
 

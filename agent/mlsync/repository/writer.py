@@ -2,7 +2,8 @@
 
 ``put`` returns a ``PlacedChunk`` at once. Its ``ref`` is known after ``finish``, the only barrier: when that returns,
 every chunk is durable in the store. Only one thread at a time uses a pack, so ordinals and offsets need no lock.
-Memory: the caller's buffers, three chunks for each coder, and for each unfinished pack one part and one chunk.
+Memory: the caller's buffers, three chunks for each coder, five where chunks have bases, and for each unfinished pack
+one part and one chunk.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mlsync.codec.keys import Keys
 from mlsync.courtesy.pressure import threads
 from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.pack.base import Base
 from mlsync.repository.pack.builder import CodedChunk, PackBuilder
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.pack.lanes import Lanes
@@ -69,6 +71,7 @@ class _Job:
     plain: memoryview
     release: Release
     item_bytes: int
+    base: Base | None
     placed: PlacedChunk
 
 
@@ -82,12 +85,18 @@ class _ShortJob:
 
 @dataclass(slots=True)
 class WriteStats:
-    """Counts of what a writer stored."""
+    """Counts of what a writer stored.
+
+    The *difference_count* chunks of *difference_bytes* that are stored as differences take *difference_stored_bytes*.
+    """
 
     chunk_count: int = 0
     new_chunk_count: int = 0
     new_bytes: int = 0
     stored_bytes: int = 0
+    difference_count: int = 0
+    difference_bytes: int = 0
+    difference_stored_bytes: int = 0
     packs: list[bytes] = field(default_factory=list)
 
 
@@ -142,6 +151,11 @@ class _Ledger:
         with self._lock:
             self.stats.new_chunk_count += len(refs)
             self.stats.new_bytes += sum([ref.plain_bytes for ref in refs])
+            for ref in refs:
+                if ref.base is not None:
+                    self.stats.difference_count += 1
+                    self.stats.difference_bytes += ref.plain_bytes
+                    self.stats.difference_stored_bytes += ref.stored_bytes
             for ref in refs[:1]:
                 self._refs_of.setdefault(ref.pack, []).extend(refs)
 
@@ -198,14 +212,17 @@ class PackWriter:
         self.coder_count = threads(min(lanes or store.writes_at_once, CODERS_MAX))
         self._threads: list[threading.Thread] = []
 
-    def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> PlacedChunk:
+    def put(
+        self, plain: memoryview, release: Release = _keep, item_bytes: int = 0, base: Base | None = None
+    ) -> PlacedChunk:
         """Store *plain* (1 byte to 16 MiB); *release* is called when its buffer may be used again.
 
-        *item_bytes* is the width of the numbers that it consists of, from its first byte on; 0 if unknown.
+        *item_bytes* is the width of the numbers that it consists of, from its first byte on; 0 if unknown. If it is
+        new, it may be stored as a difference from *base*; the caller sees to it that the base's pack stays.
         """
         self._raise_fault()
         placed = PlacedChunk()
-        self._batch.append(_Job(plain, release, item_bytes, placed))
+        self._batch.append(_Job(plain, release, item_bytes, base, placed))
         self._batch_bytes += len(plain)
         self._put_bytes += len(plain)
         if self._batch_bytes >= self._gather_bytes:
@@ -337,7 +354,7 @@ class _Coder:
             return
         if self._pack is None:
             self._pack = self._lanes.take()
-        ref = self._pack.add(name, job.plain, job.item_bytes)
+        ref = self._pack.add(name, job.plain, job.item_bytes, job.base)
         job.placed.own_ref, job.placed.is_new = ref, True
         self._ledger.chunk_stored(ref)
         if self._lanes.is_due(self._pack):

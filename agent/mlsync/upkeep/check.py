@@ -37,7 +37,7 @@ from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.omission import Omitted, Range
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.later_proof import StoredProof
-from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous
+from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous, with_bases
 from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version
 from mlsync.source.paths import display
@@ -436,7 +436,8 @@ class _Check:
         self._problem(stored.key, text, (stored.root.run, stored.root.number))
 
     def _note_entry(self, entry: Entry, key: str, version: Version) -> None:
-        disputed = [ref for ref in entry.chunks if not self._references.note(ref)]
+        needed = with_bases(entry.chunks, self._packs.__contains__)
+        disputed = [ref for ref in needed if not self._references.note(ref)]
         if entry.kind is not EntryKind.FILE:
             return
         if not entry.chunks and entry.digest != FileDigester(entry.digest[0], entry.holes).digest():
@@ -591,7 +592,7 @@ class _Check:
         except _OF_OBJECT:
             return  # reported already, or deleted meanwhile
         for entry in entries:
-            self._touch(entry.chunks, version)
+            self._touch(with_bases(entry.chunks, self._packs.__contains__), version)
             if self._faults.contents and entry.chunks:
                 content = self._references.content_of(entry.chunks)
                 self._faults.touch_content(content, claim_of(entry), (stored.key, entry.path), version)

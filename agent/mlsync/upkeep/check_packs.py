@@ -122,12 +122,12 @@ class PackCheck:
                 chunks = _chunk_list(disputed)
                 self._faults.of_refs(pack, disputed, f"versions disagree about {chunks}, and the pack cannot decide")
             return
-        false = {ref for ref in said if ref.ordinal >= len(stored) or stored[ref.ordinal] != ref}
+        false = {ref for ref in said if ref.ordinal >= len(stored) or stored[ref.ordinal] != ref.as_listed}
         if false:
             self._faults.of_refs(pack, false, f"{_chunk_list(false)}: not as versions say")
             self._false |= false
         known = self._references.packs.get(pack, {})
-        self._others[pack] = [ref for ref in stored if known.get(ref.ordinal) != ref]
+        self._others[pack] = [ref for ref in stored if ref.ordinal not in known or known[ref.ordinal].as_listed != ref]
 
     def _not_read(self, pack: bytes, error: Error) -> None:
         """Report once that a pack cannot be checked."""
@@ -167,7 +167,17 @@ class PackCheck:
     def _can_be_read(self, content: bytes) -> bool:
         if not self._others.keys() >= self._references.packs_of(content):
             return False
-        return not self._false or not any(self._references.ref(n) in self._false for n in chunks_of(content))
+        if not self._false and not self._references.has_differences:
+            return True
+        refs = map(self._references.ref, chunks_of(content))
+        return all(ref not in self._false and self._has_base(ref) for ref in refs)
+
+    def _has_base(self, ref: ChunkRef) -> bool:
+        """Return whether what is said of the chunk's base is right, if it has one that counts."""
+        base = ref.base
+        if base is None or ref.pack not in self._packs:
+            return True
+        return base not in self._false and base.pack in self._others
 
     def _read_rest(self, reader: ChunkReader, task: Task) -> None:
         """Read the other chunks: lists of files, and chunks that no version needs."""
@@ -176,7 +186,9 @@ class PackCheck:
                 task.advance(info.size_bytes)
                 continue
             known = (ref for ref in self._references.packs.get(pack, {}).values() if ref not in self._false)
-            chunks = sorted([*known, *self._others[pack]], key=lambda ref: ref.offset)
+            # Of a difference whose base cannot be read, and is reported, the seal is opened.
+            sound = (ref if self._has_base(ref) else ref.as_listed for ref in known)
+            chunks = sorted([*sound, *self._others[pack]], key=lambda ref: ref.offset)
             rest = [ref for ref in chunks if ref not in self._done]
             for ref, _, _ in self._read(reader, ((ref, None) for ref in rest)):
                 self._advance(task, ref)
@@ -211,6 +223,9 @@ class PackCheck:
                     yield ref, tag, self._one(reader, ref)
 
     def _one(self, reader: ChunkReader, ref: ChunkRef) -> memoryview | None:
+        # A base that is damaged says nothing against the differences from it.
+        if ref.base is not None and ref.base.is_placed and self._one(reader, ref.base) is None:
+            return None
         try:
             return memoryview(reader.one(ref))
         except _NOT_READ as error:

@@ -23,7 +23,10 @@ class Fault:
 
 
 class Faults:
-    """Faults by their subject: a whole pack, references exactly as versions have them, or the content of a file."""
+    """Faults by their subject: a whole pack, references exactly as versions have them, or the content of a file.
+
+    Where a version says that the base of a difference lies is no part of that: the base has a reference of its own.
+    """
 
     def __init__(self) -> None:
         self.contents: dict[tuple[bytes, bytes], Fault] = {}
@@ -45,7 +48,7 @@ class Faults:
         """Add a fault that affects only versions with one of these references."""
         fault = self._new(names.pack(pack), text)
         for ref in refs:
-            self._refs[ref].append(fault)
+            self._refs[ref.as_listed].append(fault)
 
     def of_content(self, content: bytes, claim: bytes) -> None:
         """Add the fault that these chunks in this order do not make the file that entries claim."""
@@ -54,7 +57,7 @@ class Faults:
     def touch(self, refs: Iterable[ChunkRef], version: tuple[str, int]) -> None:
         """Mark the faults of these references as affecting *version*."""
         for ref in refs:
-            for fault in (*self._packs.get(ref.pack, ()), *self._refs.get(ref, ())):
+            for fault in (*self._packs.get(ref.pack, ()), *self._refs.get(ref.as_listed, ())):
                 fault.versions.add(version)
 
     def touch_content(self, content: bytes, claim: bytes, file: tuple[str, bytes], version: tuple[str, int]) -> None:

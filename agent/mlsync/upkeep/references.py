@@ -25,6 +25,7 @@ class References:
         self.packs: dict[bytes, dict[int, ChunkRef]] = {}
         self.disputed: dict[bytes, set[ChunkRef]] = {}  # all references to a chunk on which versions disagree
         self.contents: dict[bytes, set[bytes]] = {}
+        self.has_differences = False
         self._numbers: dict[bytes, int] = {}
         self._ids: list[bytes] = []
 
@@ -36,7 +37,9 @@ class References:
             self._numbers[ref.pack] = len(self._ids)
             self._ids.append(ref.pack)
         known = ordinals.setdefault(ref.ordinal, ref)
-        if known == ref:
+        self.has_differences = self.has_differences or ref.base is not None
+        # A base may have been moved between two versions; each names the place that it knew.
+        if known == ref or known.as_listed == ref.as_listed:
             return True
         self.disputed.setdefault(ref.pack, set()).update((known, ref))
         return False

@@ -15,7 +15,7 @@ from typing import Final
 from mlsync.errors import Damage, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError, WriteOnly
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.manifest import Entry
+from mlsync.repository.manifest import Entry, refs_of
 from mlsync.repository.repository import Repository
 
 _TRIAL_BYTES: Final = 64
@@ -56,15 +56,15 @@ class Avoided:
 
     def is_lost(self, entry: Entry) -> bool:
         """Return whether the store cannot return some of the file any more."""
-        return bool(self.lost) and any(ref.pack in self.lost for ref in entry.chunks)
+        return bool(self.lost) and any(ref.pack in self.lost for ref in refs_of([entry]))
 
     def is_cold(self, entry: Entry) -> bool:
         """Return whether the store cannot return some of the file now."""
-        return bool(self.cold) and any(ref.pack in self.cold for ref in entry.chunks)
+        return bool(self.cold) and any(ref.pack in self.cold for ref in refs_of([entry]))
 
     def is_reused(self, entry: Entry) -> bool:
         """Return whether the file relies on packs that cannot be read now, as it may."""
-        return bool(self.reused) and any(ref.pack in self.reused for ref in entry.chunks)
+        return bool(self.reused) and any(ref.pack in self.reused for ref in refs_of([entry]))
 
     def note_lost(self, error: ObjectMissing | ObjectDamaged, repository: Repository) -> bytes:
         """Note that the pack that *error* names is to be stored again, and return it; raise if that would not help."""
@@ -107,7 +107,7 @@ class Avoided:
 
         A store that does not list it shows it when it is read; what this backup stored is not asked about.
         """
-        needed = {ref.pack for entry in entries for ref in entry.chunks} - self._written - self.reused - self.needed
+        needed = {ref.pack for ref in refs_of(entries)} - self._written - self.reused - self.needed
         if not self.reuses_cold or not needed or not repository.store.may_freeze:
             return
         cold = {pack for pack, info in repository.packs() if info.is_archived and pack in needed}

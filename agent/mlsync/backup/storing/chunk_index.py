@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from mlsync.backup.files_cache import decode_location
 from mlsync.backup.storing.avoided import Avoided
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, with_bases
 from mlsync.repository.repository import Repository
 from mlsync.source.state import State
 
@@ -26,7 +26,7 @@ class ChunkIndex:
         tombstones: Container[bytes],
     ) -> None:
         self._parent = parent
-        self._parent_packs = {ref.pack for ref in parent.values()}
+        self._parent_packs = {ref.pack for ref in with_bases(parent.values())}
         self._state = state
         self._repository = repository
         self._unfit = avoided.lost | avoided.cold
@@ -65,6 +65,8 @@ class ChunkIndex:
 
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""
+        if ref.base is not None and not self.may_use(ref.base):
+            return False
         # A pack of an epoch that is not known here could not be read back.
         if ref.pack in self._unfit or ref.epoch > self._repository.keys.epoch:
             return False
@@ -74,9 +76,9 @@ class ChunkIndex:
         """Note that this backup wrote these packs."""
         self._written.update(packs)
 
-    def old_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
-        """Return those of *refs* that this backup did not write."""
-        return [ref for ref in refs if ref.pack not in self._written]
+    def is_old(self, ref: ChunkRef) -> bool:
+        """Return whether this backup did not write the chunk there."""
+        return ref.pack not in self._written
 
     def _unless_unfit(self, ref: ChunkRef | None) -> ChunkRef | None:
         return ref if ref is not None and (self.may_use(ref) or self._is_moved(ref)) else None
@@ -91,13 +93,19 @@ class ChunkIndex:
         place = self._repository.moves.last_place(ref, lambda pack: pack not in self._tombstones)
         if place is None:
             self._unmoved.add(ref.pack)
-        return place is not None and place.pack not in self._unfit
+            return False
+        # The pack of a difference may stay while that of its base goes.
+        has_base = place.base is None or self.may_use(place.base) or self._is_moved(place.base)
+        return place.pack not in self._unfit and has_base
 
     def _located(self, location: bytes | None) -> ChunkRef | None:
         """Return where a chunk lies by the local state, if the store has that pack; it asks for each pack once."""
         ref = decode_location(location) if location is not None else None
-        if ref is None or ref.pack in self._parent_packs:
-            return ref
+        return ref if ref is not None and all(map(self._has_pack, with_bases([ref]))) else None
+
+    def _has_pack(self, ref: ChunkRef) -> bool:
+        if ref.pack in self._parent_packs:
+            return True
         if ref.pack not in self._exists:
             self._exists[ref.pack] = self._repository.has_pack(ref.pack)
-        return ref if self._exists[ref.pack] else None
+        return self._exists[ref.pack]

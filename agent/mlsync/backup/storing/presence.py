@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from mlsync.errors import Damage, FormatUnsupported, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
@@ -25,13 +27,28 @@ def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: Co
 
 
 def new_places(
-    repository: Repository, refs: Iterable[ChunkRef], tombstones: Container[bytes]
+    repository: Repository,
+    refs: Iterable[ChunkRef],
+    tombstones: Container[bytes],
+    is_old: Callable[[ChunkRef], bool] = lambda _ref: True,
 ) -> dict[ChunkRef, ChunkRef]:
-    """Return where those of *refs* lie now whose packs were moved; raise the same errors for what was not.
+    """Return where those of *refs* and of their bases lie now whose packs were moved.
 
-    Only a pack that is gone or about to be deleted is asked for: without any, this makes no call more.
+    Raise the same errors for what was not. Those that are not *is_old* were written just now. Only a pack that is gone
+    or about to be deleted is asked for: without any, this makes no call more.
     """
-    return _Packs(repository, tombstones).places(refs)
+    packs, chunks = _Packs(repository, tombstones), list(refs)
+    places = packs.places(filter(is_old, chunks))
+    # A difference that was moved lies elsewhere without a base, which may be gone.
+    bases = dict.fromkeys(ref.base for ref in chunks if ref.base is not None and ref not in places)
+    return places | packs.places(filter(is_old, bases))
+
+
+def placed(ref: ChunkRef, places: Mapping[ChunkRef, ChunkRef]) -> ChunkRef:
+    """Return the reference to the same chunk with the new *places* of it and of its base."""
+    if ref in places or ref.base is None:
+        return places.get(ref, ref)
+    return msgspec.structs.replace(ref, base=places.get(ref.base, ref.base))
 
 
 def read_moved(repository: Repository, places: Mapping[ChunkRef, ChunkRef], advance: Callable[[int], None]) -> None:

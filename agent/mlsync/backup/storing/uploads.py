@@ -39,7 +39,8 @@ def resume_uploads(
     for noted in journal.interrupted():
         refs = repository.finish_pack(noted, notify)
         if refs:
-            remember(refs)
+            # Of a difference, the footer does not say where its base lies: such a chunk is sent again.
+            remember([ref for ref in refs if ref.base is None])
             finished_count += 1
             there_bytes += noted.sent_bytes
         journal.forget(noted.pack_id)

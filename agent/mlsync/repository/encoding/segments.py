@@ -14,13 +14,14 @@ import msgspec
 import xxhash
 from msgspec.structs import replace
 
+from mlsync.codec.compression import Coding
 from mlsync.errors import ManifestDamaged
 from mlsync.repository.encoding.canonical import decode_as
 from mlsync.repository.encoding.room import check_room
 from mlsync.repository.encoding.tokens import KEY_DERIVED
 from mlsync.repository.encoding.validation import check_entry, check_tree, table_of_packs
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, PackPlace, Segment, SegmentRef
-from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound
 from mlsync.repository.writer import PlacedChunk
 
 # A body up to this length is part of the manifest: most runs need no other object for it.
@@ -114,7 +115,7 @@ def _refs_of(segment: SegmentRef, packs: list[PackPlace], where: str) -> tuple[C
         raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
         raise ManifestDamaged("a segment is longer than 256 MiB", where=where)
-    return unpack_refs(segment.chunks, packs, where)
+    return unpack_plain_refs(segment.chunks, packs, where)
 
 
 def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
@@ -144,12 +145,14 @@ class PackTable:
         self._index: dict[bytes, int] = {}
 
     def refer(self, ref: ChunkRef) -> PackedRef:
-        """Return *ref* with its pack as an index into ``packs``."""
+        """Return *ref* with its pack, and that of its base, as an index into ``packs``."""
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
             self.packs.append(pack_bin(*ref.place))
-        return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
+        base = None if ref.base is None else self.refer(ref.base)
+        numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
+        return PackedRef(ref.name, index, *numbers, int(ref.coding), base)
 
 
 def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
@@ -173,16 +176,43 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
 
 def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[PackPlace], where: str) -> tuple[ChunkRef, ...]:
     """Return the references with their packs; raise ``ManifestDamaged`` for one out of bounds."""
-    refs = []
-    for ref in packed:
-        if ref.base is not None:
-            raise newer_base(where)
-        if not 0 <= ref.pack < len(packs):
-            raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
-        coding = coding_of(ref.coding, where, ManifestDamaged)
-        if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
-            raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
-        pack = packs[ref.pack]
-        numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
-        refs.append(ChunkRef(ref.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind))
-    return tuple(refs)
+    return tuple(_unpacked(ref, packs, where) for ref in packed)
+
+
+def unpack_plain_refs(packed: Sequence[PackedRef], packs: Sequence[PackPlace], where: str) -> tuple[ChunkRef, ...]:
+    """Do the same where no chunk may be a difference."""
+    refs = unpack_refs(packed, packs, where)
+    if any(ref.base is not None for ref in refs):
+        raise ManifestDamaged("a chunk is a difference where none may be", where=where)
+    return refs
+
+
+def _unpacked(ref: PackedRef, packs: Sequence[PackPlace], where: str) -> ChunkRef:
+    if not 0 <= ref.pack < len(packs):
+        raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
+    coding = coding_of(ref.coding, where, ManifestDamaged)
+    if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
+        raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
+    if (ref.base is not None) != (coding is Coding.DIFFERENCE):
+        raise ManifestDamaged("a chunk is a difference without a base, or has a base and is none", where=where)
+    base = None if ref.base is None else _base(ref, packs, where)
+    pack = packs[ref.pack]
+    numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
+    return ChunkRef(ref.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind, base)
+
+
+def _base(ref: PackedRef, packs: Sequence[PackPlace], where: str) -> ChunkRef:
+    # As its positions were decoded without types, one that is missing at the end would not be missed.
+    if not isinstance(ref.base, list) or len(ref.base) != len(PackedRef.__struct_fields__):
+        raise ManifestDamaged("a base is no chunk reference", where=where)
+    try:
+        packed = msgspec.convert(ref.base, PackedRef)
+    except msgspec.ValidationError as error:
+        raise ManifestDamaged(f"a base is no chunk reference: {error}", where=where) from None
+    # Before anything else of it is looked at: a planted manifest may nest bases a thousand deep.
+    if coding_of(packed.coding, where, ManifestDamaged) is Coding.DIFFERENCE or packed.base is not None:
+        raise ManifestDamaged("the base of a difference is a difference itself", where=where)
+    base = _unpacked(packed, packs, where)
+    if base.plain_bytes != ref.plain_bytes or base.name == ref.name:
+        raise ManifestDamaged("the base of a difference has another length, or is the chunk itself", where=where)
+    return base

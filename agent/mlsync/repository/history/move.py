@@ -32,7 +32,7 @@ from mlsync.errors import (
 from mlsync.repository import names, sealed_object
 from mlsync.repository.encoding.canonical import decode_as
 from mlsync.repository.encoding.room import Room, check_room
-from mlsync.repository.encoding.segments import PackTable, unpack_refs
+from mlsync.repository.encoding.segments import PackTable, unpack_plain_refs
 from mlsync.repository.encoding.validation import is_time, table_of_packs
 from mlsync.repository.manifest import ChunkRef, PackedRef
 from mlsync.repository.pack.pack import PACK_CHUNKS_MAX
@@ -256,7 +256,7 @@ def _check(record: MoveRecord, where: str) -> list[ChunkRef]:
     packs = table_of_packs(record.packs, where)
     if not 0 < len(record.chunks) <= PACK_CHUNKS_MAX:
         raise ManifestDamaged("the move record has no chunk, or more than a pack can have", where=where)
-    refs = list(unpack_refs(record.chunks, packs, where))
+    refs = list(unpack_plain_refs(record.chunks, packs, where))
     if any(one.name >= other.name for one, other in pairwise(refs)):
         raise ManifestDamaged("the names of a move record do not rise", where=where)
     ids = {pack.pack_id for pack in packs}

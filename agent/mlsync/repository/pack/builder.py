@@ -6,11 +6,13 @@ chunks that were sealed until then.
 
 from __future__ import annotations
 
+import mmap
+import threading
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from mlsync.buffers import Buffer
-from mlsync.codec.compression import Coding, encode
+from mlsync.buffers import Buffer, aligned_memory
+from mlsync.codec.compression import Coding, encode, may_differ
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
@@ -19,10 +21,25 @@ from mlsync.repository.encoding.tokens import KEY_DERIVED
 from mlsync.repository.header import check_epoch
 from mlsync.repository.keys.object_key import derived_key, new_object_key
 from mlsync.repository.manifest import ChunkRef, PackPlace
+from mlsync.repository.pack.base import Base
 from mlsync.repository.pack.footer import ref_of
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
 from mlsync.store.base import Store, Upload
+
+
+class _Bases(threading.local):
+    """Memory for the base of the chunk that a thread codes: a builder moves from thread to thread."""
+
+    memory: mmap.mmap | None = None
+
+    def room(self, size_bytes: int) -> memoryview:
+        if self.memory is None or len(self.memory) < size_bytes:
+            self.memory = aligned_memory(size_bytes)
+        return memoryview(self.memory)[:size_bytes]
+
+
+_bases: Final = _Bases()
 
 
 def buffer_bytes(store: Store) -> int:
@@ -80,12 +97,17 @@ class PackBuilder:
         """Whether the pack holds as many chunks as a pack may hold."""
         return len(self._records) >= PACK_CHUNKS_MAX
 
-    def add(self, name: bytes, plain: memoryview, item_bytes: int = 0) -> ChunkRef:
-        """Seal a chunk under the next ordinal; *item_bytes* is the width of its numbers, 0 if unknown."""
+    def add(self, name: bytes, plain: memoryview, item_bytes: int = 0, base: Base | None = None) -> ChunkRef:
+        """Seal a chunk under the next ordinal; *item_bytes* is the width of its numbers, 0 if unknown.
+
+        It is stored as a difference from *base* if that is worth it, and the base is at hand and of the same length.
+        """
         if not 0 < len(plain) <= CHUNK_BYTES_MAX or self.has_part:
             raise ValueError(f"a chunk of {len(plain)} bytes behind {self.unsent_bytes}")
-        coding, coded = encode(plain, item_bytes)
-        return self.add_coded(name, coding, len(plain), memoryview(coded))
+        base_plain = None if base is None else _plain_of(base, name, plain, item_bytes)
+        coding, coded = encode(plain, item_bytes, base_plain)
+        is_difference = base is not None and coding is Coding.DIFFERENCE
+        return self.add_coded(name, coding, len(plain), memoryview(coded), base.ref if base and is_difference else None)
 
     def add_short(self, chunks: Iterable[CodedChunk]) -> list[ChunkRef]:
         """Seal chunks under the next ordinals, as many as go in before a part is to be sent or the pack is full."""
@@ -96,17 +118,19 @@ class PackBuilder:
             refs.append(self.add_coded(name, coding, plain_bytes, coded))
         return refs
 
-    def add_coded(self, name: bytes, coding: Coding, plain_bytes: int, coded: Buffer) -> ChunkRef:
+    def add_coded(
+        self, name: bytes, coding: Coding, plain_bytes: int, coded: Buffer, base: ChunkRef | None = None
+    ) -> ChunkRef:
         """Do the same with a chunk that is coded already, and *plain_bytes* long when it is decoded."""
         ordinal, offset = len(self._records), self.size_bytes
         into = self._buffer[self.unsent_bytes :]
-        stored_bytes = self._seal.seal_chunk(ordinal, name, coding, plain_bytes, coded, into)
-        self._records.append(ChunkRecord(name, offset, stored_bytes, plain_bytes, int(coding)))
+        base_name = b"" if base is None else base.name
+        stored_bytes = self._seal.seal_chunk(ordinal, name, coding, plain_bytes, coded, into, base_name)
+        self._records.append(ChunkRecord(name, offset, stored_bytes, plain_bytes, int(coding), base_name or None))
         self.unsent_bytes += stored_bytes
         self.size_bytes += stored_bytes
-        return ChunkRef(
-            name, self.pack_id, ordinal, offset, stored_bytes, plain_bytes, coding, self.epoch, self.key_kind
-        )
+        place = self.epoch, self.key_kind
+        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, plain_bytes, coding, *place, base)
 
     @property
     def has_part(self) -> bool:
@@ -184,10 +208,20 @@ class PackBuilder:
         self.unsent_bytes = rest_bytes
 
 
+def _plain_of(base: Base, name: bytes, plain: memoryview, item_bytes: int) -> memoryview | None:
+    """Return the bytes of the base of a chunk, ``None`` if the chunk cannot be stored as a difference from it."""
+    ref = base.ref
+    is_fit = ref.base is None and ref.plain_bytes == len(plain) and ref.name != name
+    if not is_fit or not may_differ(len(plain), item_bytes):
+        return None
+    room = _bases.room(len(plain))
+    return room if base.read(room) else None
+
+
 def finish_interrupted(
     store: Store, keys: Keys, pack: InterruptedPack, report: Callable[[StoreError], None] = lambda _error: None
 ) -> list[ChunkRef]:
-    """Finish a pack whose writer died, and return its chunks.
+    """Finish a pack whose writer died, and return its chunks; bases have their names alone, as in any footer.
 
     If the store no longer has what was sent, return no chunks, and call *report* with the reason.
     """

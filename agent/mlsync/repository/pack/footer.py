@@ -8,7 +8,7 @@ from mlsync.errors import ObjectArchived, ObjectDamaged, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.encoding.tokens import KEY_SEALED
 from mlsync.repository.keys.object_key import check_material, made_key, opened_key
-from mlsync.repository.manifest import ChunkRef, PackPlace
+from mlsync.repository.manifest import ChunkRef, PackPlace, unplaced
 from mlsync.repository.pack.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -16,7 +16,6 @@ from mlsync.repository.pack.pack import (
     PackHead,
     PackSeal,
     coding_of,
-    newer_base,
     parse_header,
     parse_trailer,
     records_are_sound,
@@ -25,7 +24,10 @@ from mlsync.store.base import Store
 
 
 def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
-    """Return the chunks of a pack by ordinal, or raise ``ObjectDamaged`` or ``FormatUnsupported``."""
+    """Return the chunks of a pack by ordinal, or raise ``ObjectDamaged`` or ``FormatUnsupported``.
+
+    A footer has the names of bases, and does not say where they lie.
+    """
     key = names.pack(pack_id)
     if size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise ObjectDamaged("the pack is shorter than any pack", where=key)
@@ -102,8 +104,7 @@ def ref_of(pack: PackPlace, ordinal: int, record: ChunkRecord, key: str) -> Chun
 
     Raise ``FormatUnsupported`` if it is of a newer format.
     """
-    if record.base is not None:
-        raise newer_base(key)
     coding = coding_of(record.coding, key, ObjectDamaged)
     numbers = ordinal, record.offset, record.stored_bytes, record.plain_bytes
-    return ChunkRef(record.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind)
+    base = None if record.base is None else unplaced(record.base, record.plain_bytes)
+    return ChunkRef(record.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind, base)

@@ -182,7 +182,7 @@ def _parse(path: Path) -> InterruptedPack | None:
         and 0 <= head.epoch <= EPOCH_MAX
         and head.sent_bytes > 0
         and records_are_sound(head.records, head.sent_bytes + len(tail))
-        and all(record.coding in _CODINGS and record.base is None for record in head.records)
+        and all(record.coding in _CODINGS for record in head.records)
     )
     if not (is_whole and is_sound):
         return None

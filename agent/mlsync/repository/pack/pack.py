@@ -17,7 +17,7 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import NAME_BYTES
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
-from mlsync.errors import Error, FormatUnsupported, ObjectDamaged
+from mlsync.errors import Error, ObjectDamaged
 from mlsync.repository import names
 from mlsync.repository.encoding.canonical import decode_canonical, newer
 from mlsync.repository.encoding.tokens import (
@@ -51,14 +51,14 @@ _NONCE = struct.Struct(">IQ")
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A chunk as the footer lists it; its ordinal is its index. *base* is room for chunks stored as a difference."""
+    """A chunk as the footer lists it; its ordinal is its index. *base* is the name of a difference's base."""
 
     name: bytes
     offset: int
     stored_bytes: int
     plain_bytes: int
     coding: int
-    base: Any = None
+    base: Any = None  # with a coding of a newer mlsync, anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,35 @@ class PackSeal:
         self._seal = Seal(own.key)
 
     def seal_chunk(
-        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: Buffer, into: memoryview
+        self,
+        ordinal: int,
+        name: bytes,
+        coding: Coding,
+        plain_bytes: int,
+        coded: Buffer,
+        into: memoryview,
+        base: bytes = b"",
     ) -> int:
-        """Seal the chunk *ordinal* to the start of *into*; return its stored length."""
-        return self._seal.seal_into(self._nonce(ordinal), coded, self._bound(ordinal, name, coding, plain_bytes), into)
+        """Seal the chunk *ordinal* to the start of *into*; return its stored length.
+
+        *base* is the name of a difference's base, and empty for what is none.
+        """
+        bound = self._bound(ordinal, name, coding, plain_bytes, base)
+        return self._seal.seal_into(self._nonce(ordinal), coded, bound, into)
 
     def open_chunk(
-        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview | bytes, into: memoryview
+        self,
+        ordinal: int,
+        name: bytes,
+        coding: Coding,
+        plain_bytes: int,
+        sealed: memoryview | bytes,
+        into: memoryview,
+        base: bytes = b"",
     ) -> None:
-        """Open the chunk *ordinal*; raise ``SealBroken`` unless ordinal, name, coding and length are as sealed."""
-        self._seal.open_into(self._nonce(ordinal), sealed, self._bound(ordinal, name, coding, plain_bytes), into)
+        """Open the chunk *ordinal*; raise ``SealBroken`` unless all that is said of it is as it was sealed."""
+        bound = self._bound(ordinal, name, coding, plain_bytes, base)
+        self._seal.open_into(self._nonce(ordinal), sealed, bound, into)
 
     def seal_end(self, records: Sequence[ChunkRecord]) -> bytes:
         """Return the sealed footer and the trailer."""
@@ -128,8 +147,11 @@ class PackSeal:
     def _nonce(ordinal: int) -> bytes:
         return _NONCE.pack(0, ordinal)
 
-    def _bound(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int) -> bytes:
-        return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
+    def _bound(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, base: bytes) -> bytes:
+        assert (len(base) == NAME_BYTES) == (coding is Coding.DIFFERENCE), (
+            "a base without a difference, or none with one"
+        )
+        return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name) + base
 
 
 def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> PackHead:
@@ -175,9 +197,12 @@ def is_sound(name: bytes, ordinal: int, offset: int, stored_bytes: int, plain_by
     )
 
 
-def newer_base(where: str) -> FormatUnsupported:
-    """Return the error for a chunk that is stored as a difference to another chunk."""
-    return newer("chunks stored as a difference are not known here", where)
+def names_its_base(coding: int, name: bytes, base: object) -> bool:
+    """Return whether a footer names a base where there is one: another chunk's name for a difference, else nothing."""
+    if coding != Coding.DIFFERENCE:
+        # What a newer mlsync's coding has there, nobody knows here.
+        return base is None or coding > max(Coding)
+    return isinstance(base, bytes) and len(base) == NAME_BYTES and base != name
 
 
 def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
@@ -196,6 +221,8 @@ def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int, first_
     for ordinal, record in enumerate(records):
         numbers = (record.offset, record.stored_bytes, record.plain_bytes)
         if record.offset != offset or not is_sound(record.name, ordinal, *numbers):
+            return False
+        if not names_its_base(record.coding, record.name, record.base):
             return False
         offset += record.stored_bytes
     return offset == footer_offset

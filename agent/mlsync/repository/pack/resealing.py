@@ -1,7 +1,8 @@
 """Seal chunks of old packs anew into new packs: each is opened, checked, and sealed under the new pack's key.
 
 The bytes of an old seal are never used again: they are bound to the old pack. What is inside the seal stays coded as it
-is, so that nothing is compressed twice; but it is decoded once, and only what has its name is moved on.
+is, so that nothing is compressed twice; but it is decoded once, and only what has its name is moved on. A difference is
+the exception: what is moved stands by itself, so it is stored without its base.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
 from mlsync.repository.pack.footer import read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_ID_BYTES, PackSeal
+from mlsync.repository.reader import ChunkReader
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
@@ -61,6 +63,8 @@ class Resealer:
         self._coded = memoryview(aligned_memory(CHUNK_BYTES_MAX))
         self._plain = memoryview(aligned_memory(CHUNK_BYTES_MAX))
         self._fetchers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="mlsync-move")
+        # Its threads start with the first base.
+        self._bases = ChunkReader(store, keys)
 
     def __enter__(self) -> Self:
         """Return it, for a ``with`` statement."""
@@ -69,23 +73,30 @@ class Resealer:
     def __exit__(self, *exc: object) -> None:
         """End the threads, and remove a pack that is not finished."""
         self._fetchers.shutdown(wait=True, cancel_futures=True)
+        self._bases.close()
         if self._builder is not None:
             self._builder.abort()
 
     def copy(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
         """Copy the chunks of one pack, sorted by their offset; return their new places, in the same order.
 
+        Differences come with the places of their bases, which are read too.
         Raise ``ObjectDamaged``, ``ObjectMissing`` or ``ObjectArchived`` for what cannot be copied; what was copied
         until then is never used.
         """
         places = []
         seal = self._seal_of(refs[0])
+        bases = self._bases.stream(ref.base for ref in refs if ref.base is not None)
+        before_bytes = self._bases.read_bytes
         for ref, sealed in self._fetched(refs):
+            # One for each difference, in the same order.
+            base = None if ref.base is None else next(bases)
             place = self._placed.get(ref.name)
             if place is None:
-                self._open_or_read_again(seal, ref, sealed)
+                self._open_or_read_again(seal, ref, sealed, base)
                 place = self._add(ref)
             places.append(place)
+        self.read_bytes += self._bases.read_bytes - before_bytes
         return places
 
     def _seal_of(self, ref: ChunkRef) -> PackSeal:
@@ -120,7 +131,11 @@ class Resealer:
         name = ref.name
         if self._new_name_key != self._name_key:
             name = chunk_name(self._new_name_key, self._plain[: ref.plain_bytes])
-        place = self._placed[ref.name] = builder.add_coded(name, ref.coding, ref.plain_bytes, coded)
+        if ref.base is None:
+            place = builder.add_coded(name, ref.coding, ref.plain_bytes, coded)
+        else:
+            place = builder.add(name, self._plain[: ref.plain_bytes], coded[0])
+        self._placed[ref.name] = place
         builder.send_parts()
         if builder.size_bytes >= self._pack_bytes or builder.is_full:
             self.finish()
@@ -155,19 +170,19 @@ class Resealer:
             raise ObjectMissing("a pack is not in the store", where=names.pack(first.pack)) from error
         return body
 
-    def _open_or_read_again(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview) -> None:
+    def _open_or_read_again(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview, base: memoryview | None) -> None:
         """Open a chunk, and if it is damaged the same from a second reading: a network may flip bits."""
         try:
-            self._open(seal, ref, sealed)
+            self._open(seal, ref, sealed, base)
         except ObjectDamaged:
-            self._open(seal, ref, self._fetch([ref]))
+            self._open(seal, ref, self._fetch([ref]), base)
 
-    def _open(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview) -> None:
+    def _open(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview, base: memoryview | None) -> None:
         """Open a chunk, and raise ``ObjectDamaged`` unless it is the one of its name."""
         coded, plain = self._coded[: ref.stored_bytes - TAG_BYTES], self._plain[: ref.plain_bytes]
         try:
-            seal.open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
-            decode_into(ref.coding, coded, plain)
+            seal.open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded, ref.base_name)
+            decode_into(ref.coding, coded, plain, base)
         except (SealBroken, CodingBroken) as error:
             what = f"chunk {ref.ordinal} of a pack is damaged: {error}"
             raise ObjectDamaged(what, where=names.pack(ref.pack)) from None
