@@ -25,7 +25,7 @@ import report
 import xxhash
 from isal import isal_zlib
 
-from mlsync.codec import compression, frames, planes
+from mlsync.codec import compression, differences, frames, planes
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.sealing import TAG_BYTES, Seal
@@ -65,6 +65,10 @@ def all_steps(file) -> list[Step]:
     file.flush()
     numbers = (("float32", floats, 4), ("bfloat16", halves, 2))
     contents = (*numbers, ("log", log, 0))
+    pairs = (
+        ("float32", trained(floats, halves=False), floats, 4),
+        ("bfloat16", trained(halves, halves=True), halves, 2),
+    )
     return [
         Step("preadv into a reused buffer", lambda: preadv(file.fileno())),
         Step("XXH3-128", lambda: lambda number: xxhash.xxh3_128_digest(floats[number])),
@@ -84,7 +88,23 @@ def all_steps(file) -> list[Step]:
             Step(f"planes put together, {name}", lambda a=(pieces, width): together(*a))
             for name, pieces, width in numbers
         ),
+        *(
+            Step(f"distances from a base, {name}", lambda a=(pieces, base, width): distances(*a))
+            for name, pieces, base, width in pairs
+        ),
+        *(
+            Step(f"base added to distances, {name}", lambda a=(pieces, base, width): base_added(*a))
+            for name, pieces, base, width in pairs
+        ),
         *(Step(f"encode {name}", lambda a=(pieces, width): encode(*a)) for name, pieces, width in contents),
+        *(
+            Step(f"encode {name} as a difference", lambda a=(pieces, width, base): encode(*a))
+            for name, pieces, base, width in pairs
+        ),
+        *(
+            Step(f"decode {name}, a difference", lambda a=(pieces, width, base): decode(*a))
+            for name, pieces, base, width in pairs
+        ),
         *(Step(f"decode {name}", lambda a=(pieces, width): decode(*a)) for name, pieces, width in contents),
     ]
 
@@ -98,6 +118,16 @@ def half_pieces() -> list[memoryview]:
     """bfloat16 is the upper half of float32."""
     values = np.random.default_rng(1).standard_normal(PIECES * PIECE_BYTES // 2, np.float32) * np.float32(0.02)
     return cut((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+
+
+def trained(pieces: list[memoryview], *, halves: bool) -> list[memoryview]:
+    """The same numbers some steps of training later: each a thousandth of itself away."""
+    raw = b"".join(pieces)
+    values = np.frombuffer(raw, np.float32)
+    if halves:
+        values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    later = (values * (1 + np.random.default_rng(2).standard_normal(len(values), np.float32) * 1e-3)).astype(np.float32)
+    return cut((later.view(np.uint32) >> 16).astype(np.uint16).tobytes() if halves else later.tobytes())
 
 
 def log_pieces() -> list[memoryview]:
@@ -130,19 +160,28 @@ def open_into(pieces: list[memoryview]) -> Callable[[int], object]:
     return lambda number: seal.open_into(NONCE, sealed[number], b"bound", buffer)
 
 
-def encode(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:
-    return lambda number: compression.encode(pieces[number], item_bytes)
+def distances(pieces: list[memoryview], bases: list[memoryview], item_bytes: int) -> Callable[[int], object]:
+    return lambda number: differences.distances(pieces[number], bases[number], item_bytes)
 
 
-def decode(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:
+def base_added(pieces: list[memoryview], bases: list[memoryview], item_bytes: int) -> Callable[[int], object]:
+    buffer = memoryview(bytearray(pieces[0]))
+    return lambda number: differences.add_base(buffer, bases[number], item_bytes)
+
+
+def encode(pieces: list[memoryview], item_bytes: int, bases: list[memoryview] | None = None) -> Callable[[int], object]:
+    return lambda number: compression.encode(pieces[number], item_bytes, bases[number] if bases else None)
+
+
+def decode(pieces: list[memoryview], item_bytes: int, bases: list[memoryview] | None = None) -> Callable[[int], object]:
     buffer = memoryview(bytearray(PIECE_BYTES))
-    coded = [coded_piece(piece, item_bytes) for piece in pieces]
-    return lambda number: compression.decode_into(*coded[number], buffer)
+    code = encode(pieces, item_bytes, bases)
+    coded = [kept(code(number)) for number in range(PIECES)]
+    return lambda number: compression.decode_into(*coded[number], buffer, bases[number] if bases else None)
 
 
-def coded_piece(piece: memoryview, item_bytes: int) -> tuple[Coding, memoryview]:
-    coding, body = compression.encode(piece, item_bytes)
-    return coding, memoryview(bytes(body))  # what encode gives is valid until its next call
+def kept(coded: tuple[Coding, memoryview]) -> tuple[Coding, memoryview]:
+    return coded[0], memoryview(bytes(coded[1]))  # what encode gives is valid until its next call
 
 
 def choose_planes(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:

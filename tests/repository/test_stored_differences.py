@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from difference_parts import NUMBER_BYTES, base_of, put_differences, put_one, trained, unknown, weights
 from format_parts import KEYS, commit_unknown, file_entry, flip, new_repository, noise, replace_object, version
 
+from difference_parts import NUMBER_BYTES, base_of, put_differences, put_one, trained, unknown, weights
 from doubles.faulty_store import Fault, FaultyStore
 from doubles.memory_store import MemoryStore
 from mlsync.backup.files_cache import decode_location, encode_location

@@ -29,7 +29,7 @@ from mlsync.repository.history.seen_decision import ROOM_NAME as DECISION
 from mlsync.repository.history.seen_decision import half, seen_decision, seen_value
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.listing import Run, runs
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Previous
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Previous, refs_of
 from mlsync.repository.pack.resealing import Resealer
 from mlsync.repository.proof_links import LATER_PROOFS, SeenProofs, later_proofs_value, seen_proofs
 from mlsync.repository.readable import newest_readable
@@ -260,7 +260,7 @@ class _RunCopier:
         return room_of(kept)
 
     def _look(self, entries: Iterable[Entry]) -> _PackLook:
-        return _PackLook(self._target, {ref.pack for entry in entries for ref in entry.chunks})
+        return _PackLook(self._target, {ref.pack for ref in refs_of(entries)})
 
     def _add_proof(
         self, made: StoredVersion, stored: StoredVersion, entries: Sequence[Entry], later: Sequence[LaterProof]

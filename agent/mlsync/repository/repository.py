@@ -54,7 +54,7 @@ from mlsync.repository.pack.builder import finish_interrupted
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_anywhere, read_twice
-from mlsync.repository.reader import ChunkReader
+from mlsync.repository.reader import ChunkReader, ReadBase
 from mlsync.repository.writer import ChunkLookup, ChunksLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
 
@@ -459,9 +459,9 @@ class Repository:
         """Return a version with all its entries."""
         return Manifest(stored.root, self.entries(stored))
 
-    def reader(self) -> ChunkReader:
-        """Return a reader of chunks; close it after use."""
-        return ChunkReader(self.store, self.keys)
+    def reader(self, read_base: ReadBase | None = None) -> ChunkReader:
+        """Return a reader of chunks; close it after use. *read_base* may have bases of differences at hand."""
+        return ChunkReader(self.store, self.keys, read_base=read_base)
 
     def is_chunk(self, plain: Buffer, name: bytes) -> bool:
         """Return whether *plain* is the chunk *name*: a restore need not fetch such chunks."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
 
 import mlsync
 from mlsync.errors import (
@@ -31,7 +33,7 @@ from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.features import MOVES, set_feature
 from mlsync.repository.history.move import STEPS_MAX, Moves
 from mlsync.repository.history.tombstone import Tombstone, make_tombstone
-from mlsync.repository.manifest import ChunkRef, refs_of
+from mlsync.repository.manifest import ChunkRef, with_bases
 from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
 from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version, listed_versions
@@ -47,46 +49,64 @@ _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 
 @dataclass(frozen=True, slots=True)
 class PackUse:
-    """A pack, the epoch of its key, and how much versions need; *ordinals* has a bit for each chunk that they do."""
+    """A pack, the epoch of its key, and how much versions need; *ordinals* has a bit for each chunk that they do.
+
+    Its differences take *added_bytes* more once they stand by themselves, and *base_bytes* are read for that.
+    """
 
     pack_id: bytes
     size_bytes: int
     live_bytes: int
     ordinals: int
     epoch: int = 0
+    added_bytes: int = 0
+    base_bytes: int = 0
 
     @property
     def share(self) -> float:
         """How much of the pack is needed, up to 1 if nothing can be won."""
         overhead_bytes = _PACK_BYTES + _CHUNK_BYTES * self.ordinals.bit_count()
-        return min(1.0, (self.live_bytes + overhead_bytes) / self.size_bytes)
+        return min(1.0, (self.written_bytes + overhead_bytes) / self.size_bytes)
+
+    @property
+    def written_bytes(self) -> int:
+        """About how much of a new pack its chunks take."""
+        return self.live_bytes + self.added_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """About how much is read: what is moved, the bases of differences, and all once more from its new place."""
+        return self.live_bytes + self.base_bytes + self.written_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionPlan:
     """The *packs* to move, those first that free most for each byte; *unburied* ones are moved and lack a tombstone.
 
-    *cold_count* would be worth it too, and lie in cold storage, from which nothing is read for that.
+    *cold_count* would be worth it too, and lie in cold storage, from which nothing is read for that. *bases* says by
+    name where the bases of differences lie; some *base_bytes* are needed by nobody once the packs are moved.
     """
 
     packs: tuple[PackUse, ...] = ()
     unburied: tuple[bytes, ...] = ()
     cold_count: int = 0
+    bases: Mapping[bytes, ChunkRef] = field(default_factory=dict, repr=False)
+    base_bytes: int = 0
 
     @property
     def read_bytes(self) -> int:
-        """About how much is read from the store: what is moved, and the same once more from its new place."""
-        return 2 * self.written_bytes
+        """About how much is read from the store."""
+        return sum(use.read_bytes for use in self.packs)
 
     @property
     def written_bytes(self) -> int:
         """About how much is written to the store."""
-        return sum(use.live_bytes for use in self.packs)
+        return sum(use.written_bytes for use in self.packs)
 
     @property
     def freed_bytes(self) -> int:
-        """About how much smaller the store is once the old packs are deleted."""
-        return sum(use.size_bytes - use.live_bytes for use in self.packs)
+        """About how much smaller the store is once the old packs are deleted, and bases that nobody needs any more."""
+        return sum(use.size_bytes - use.written_bytes for use in self.packs) + self.base_bytes
 
     @property
     def is_empty(self) -> bool:
@@ -97,11 +117,11 @@ class CompactionPlan:
         """Return the first packs that can be moved with so many bytes read and written."""
         packs: list[PackUse] = []
         for use in self.packs:
-            limit_bytes -= 3 * use.live_bytes
+            limit_bytes -= use.read_bytes + use.written_bytes
             if limit_bytes < 0:
                 break
             packs.append(use)
-        return CompactionPlan(tuple(packs), self.unburied, self.cold_count)
+        return replace(self, packs=tuple(packs))
 
 
 @dataclass(slots=True)
@@ -124,15 +144,20 @@ def plan(
     moved: Collection[bytes],
     *,
     choose: Callable[[PackUse], bool] = lambda use: use.share < SHARE,
+    flatten: bool = True,
 ) -> CompactionPlan:
     """Return what *choose* would have moved.
 
     *live* has every version that is kept, *sizes* every pack of the store, *tombstones* those that will be deleted, and
     *moved* those under whose ids is a move record. What nobody needs is not moved: it is deleted without. A pack that
-    has a tombstone and was moved under an older key is moved again, whatever *choose* says.
+    has a tombstone and was moved under an older key is moved again, whatever *choose* says. With *flatten*, packs with
+    differences are moved too whose bases take more than the differences save.
     """
     chosen, unburied = [], []
-    for pack_id, ordinals in live.ordinals.items():
+    flattened, base_bytes = _flattened(live, sizes) if flatten else (set(), 0)
+    # Of what is named and not needed, one chunk is moved, so that there is a record: a pack without one is missing.
+    idle = dict.fromkeys(live.idle, 0)
+    for pack_id, ordinals in (live.ordinals | idle).items():
         size_bytes = sizes.get(pack_id)
         # What an older key said of a move is said anew, for who kept it can have a pack wait for ever otherwise.
         is_doubted = pack_id in moved and repository.moves.may_be_forged(pack_id)
@@ -142,12 +167,34 @@ def plan(
         if not is_doubted and pack_id in moved and repository.moves.of(pack_id) is not None:
             unburied.append(pack_id)
             continue
-        use = PackUse(pack_id, size_bytes, min(live.sizes[pack_id], size_bytes), ordinals, live.epochs[pack_id])
+        live_bytes = min(live.sizes.get(pack_id, 0), size_bytes)
+        epoch = live.epochs[pack_id] if ordinals else live.idle[pack_id]
+        sums = live.added_sizes.get(pack_id, 0), live.base_sizes.get(pack_id, 0)
+        use = PackUse(pack_id, size_bytes, live_bytes, ordinals, epoch, *sums)
         # One record more would be one that no reader follows.
-        if live.steps.get(pack_id, 0) < STEPS_MAX and (is_buried or choose(use)):
+        if live.steps.get(pack_id, 0) < STEPS_MAX and (is_buried or pack_id in flattened or choose(use)):
             chosen.append(use)
     chosen.sort(key=lambda use: (use.share, use.pack_id))
-    return CompactionPlan(tuple(chosen), tuple(unburied))
+    return CompactionPlan(tuple(chosen), tuple(unburied), bases=live.bases, base_bytes=base_bytes)
+
+
+def _flattened(live: LiveChunks, sizes: Mapping[bytes, int]) -> tuple[set[bytes], int]:
+    """Return the packs with differences of which bases take more than they save, and how much these bases take.
+
+    Such bases are in packs of which versions need little but bases: once these are needed by nobody, the packs go.
+    """
+    packs: set[bytes] = set()
+    freed_bytes = 0
+    for base_pack, flattening in live.flattenings.items():
+        size_bytes = sizes.get(base_pack)
+        if size_bytes is None or not flattening.users <= sizes.keys():
+            continue
+        own_bytes = live.own_sizes.get(base_pack, 0)
+        base_bytes = live.sizes.get(base_pack, 0) - own_bytes
+        if own_bytes < SHARE * size_bytes and base_bytes > flattening.added_bytes:
+            packs |= flattening.users
+            freed_bytes += base_bytes
+    return packs, freed_bytes
 
 
 def plan_all(
@@ -164,7 +211,7 @@ def plan_all(
         return planned
     cold = {pack_id for pack_id, info in repository.packs() if info.is_archived}
     warm = tuple(use for use in planned.packs if use.pack_id not in cold)
-    return CompactionPlan(warm, planned.unburied, len(planned.packs) - len(warm))
+    return replace(planned, packs=warm, cold_count=len(planned.packs) - len(warm))
 
 
 def look_at_all(repository: Repository, monitor: Monitor) -> tuple[LiveChunks, dict[bytes, int], set[bytes]]:
@@ -220,7 +267,7 @@ def compact(
     A pack that cannot be read is left as it is. Raise ``Stopped``, with all that was moved complete, or the store's
     error.
     """
-    compaction = _Compaction(repository, burial(repository, now_ns), now_ns)
+    compaction = _Compaction(repository, planned.bases, burial(repository, now_ns), now_ns)
     for pack_id in planned.unburied:
         compaction.bury_moved(pack_id)
     if planned.packs:
@@ -233,7 +280,7 @@ def compact(
                 if stop():
                     break
                 compaction.copy(use, resealer)
-                task.advance(use.live_bytes)
+                task.advance(use.written_bytes)
             resealer.finish()
             compaction.record(resealer)
     if stop():
@@ -254,8 +301,11 @@ def burial(repository: Repository, now_ns: int) -> Callable[[bytes], None]:
 
 
 class _Compaction:
-    def __init__(self, repository: Repository, bury: Callable[[bytes], None], now_ns: int) -> None:
+    def __init__(
+        self, repository: Repository, bases: Mapping[bytes, ChunkRef], bury: Callable[[bytes], None], now_ns: int
+    ) -> None:
         self.result = Compacted()
+        self._bases = bases
         self._repository = repository
         self._bury = bury
         self._now_ns = now_ns
@@ -270,10 +320,20 @@ class _Compaction:
             needed = [ref for ref in stored if use.ordinals >> ref.ordinal & 1]
             if len(needed) < use.ordinals.bit_count():
                 raise ObjectDamaged("versions need chunks that the pack does not list")
-            self._copied.append((use, resealer.copy(needed)))
+            needed = needed or [min(stored, key=lambda ref: (ref.base is not None, ref.stored_bytes))]
+            self._copied.append((use, resealer.copy([self._with_base(ref) for ref in needed])))
         except _OF_OBJECT as error:
             self.result.left[use.pack_id] = error.what
         self.record(resealer)
+
+    def _with_base(self, ref: ChunkRef) -> ChunkRef:
+        """Return what a footer lists with the place of its base, as versions say it."""
+        if ref.base is None:
+            return ref
+        base = self._bases.get(ref.base.name)
+        if base is None:
+            raise ObjectDamaged("versions do not say where the base of a difference lies")
+        return msgspec.structs.replace(ref, base=base)
 
     def record(self, resealer: Resealer) -> None:
         """Store the move record of each pack whose chunks are all durable in new packs."""
@@ -305,7 +365,7 @@ class _Compaction:
             return
         self._bury(use.pack_id)
         self.result.moved.append(use.pack_id)
-        self.result.freed_bytes += use.size_bytes - use.live_bytes
+        self.result.freed_bytes += use.size_bytes - use.written_bytes
 
     def _read_back(self, packs: set[bytes], resealer: Resealer) -> None:
         """Read new packs from the store, once: the old bytes are deleted because these are there."""
@@ -341,7 +401,7 @@ def releasable(
     search = _Release(repository, packs, sizes)
     for stored in versions:
         search.add(segment_refs(stored.root, stored.key))
-        search.add(refs_of(repository.entries(stored)))
+        search.add(ref for entry in repository.entries(stored) for ref in entry.chunks)
     return search.free(monitor)
 
 
@@ -356,10 +416,12 @@ class _Release:
         self._sizes = sizes
         self._needed: dict[bytes, dict[bytes, ChunkRef]] = {pack: {} for pack in packs}
         self._held: set[bytes] = set()
+        self._found: dict[bytes, bool] = {}
 
     def add(self, refs: Iterable[ChunkRef]) -> None:
         """Note which chunks versions need; one that has no other place holds its pack."""
-        for ref in refs:
+        # A base is needed as long as the pack of its difference is there, whether that goes in this very prune or not.
+        for ref in with_bases(refs, self._is_there):
             place = self._moves.last_place(ref, self._sizes.__contains__)
             if place is None or place.pack not in self._doomed or place.name in self._needed[place.pack]:
                 continue
@@ -368,6 +430,14 @@ class _Release:
                 self._held.add(place.pack)
             else:
                 self._needed[place.pack][place.name] = new
+
+    def _is_there(self, pack: bytes) -> bool:
+        """Return whether the store has the pack; a listing that lacks it is not believed."""
+        if pack in self._sizes:
+            return True
+        if pack not in self._found:
+            self._found[pack] = self._repository.has_pack(pack)
+        return self._found[pack]
 
     def free(self, monitor: Monitor) -> set[bytes]:
         """Return the packs of which every needed chunk was read elsewhere."""

@@ -34,7 +34,7 @@ from mlsync.repository.history import fences
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.move import STEPS_MAX
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, with_bases
 from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.check import Problem, Version, check
 from mlsync.upkeep.epoch_care import epoch_faults, heal_epoch
@@ -273,7 +273,8 @@ def _affected(repository: Repository, problems: Iterable[Problem]) -> list[Affec
     for (run, number), lost in sorted(packs.items()):
         with suppress(Damage, NotFound):  # the list of files itself may be lost, which is a problem of its own
             for entry in repository.entries(repository.stored(run, number)):
-                if any(_lies_in(repository, ref, lost, moved) for ref in entry.chunks):
+                needed = with_bases(entry.chunks, lambda pack: pack not in moved or repository.has_pack(pack))
+                if any(_lies_in(repository, ref, lost, moved) for ref in needed):
                     files[run, entry.path].append(number)
     return [Affected(run, path, tuple(numbers)) for (run, path), numbers in sorted(files.items())]
 

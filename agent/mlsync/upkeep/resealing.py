@@ -36,7 +36,8 @@ class ResealingPlan:
         """
         packs = self.packs.within(limit_bytes)
         if self.packs.packs and not packs.packs:
-            least_bytes = 3 * self.packs.packs[0].live_bytes
+            first = self.packs.packs[0]
+            least_bytes = first.read_bytes + first.written_bytes
             what = f"{limit_bytes} bytes are allowed to be read and written, and the first pack takes {least_bytes}"
             raise CompactionRefused(what, advice="a higher --max-move, or none")
         later = {use.pack_id: use.size_bytes for use in self.packs.packs[len(packs.packs) :]}
@@ -57,9 +58,10 @@ def plan_resealing(repository: Repository, monitor: Monitor, *, below: int | Non
     # Of a pack that versions need and that was not moved, a tombstone is nobody's who deletes it: somebody planted it,
     # or wrote a version meanwhile. It must not keep the pack under the old key.
     buried = {one for one in repository.tombstones() & moved if repository.moves.of(one) is not None}
-    packs = plan(repository, live, sizes, buried, moved, choose=lambda use: use.epoch < epoch)
+    packs = plan(repository, live, sizes, buried, moved, choose=lambda use: use.epoch < epoch, flatten=False)
     chosen = {use.pack_id for use in packs.packs}
-    rest = {one: sizes[one] for one, of in live.epochs.items() if of < epoch and one in sizes and one not in chosen}
+    epochs = live.epochs | live.idle
+    rest = {one: sizes[one] for one, of in epochs.items() if of < epoch and one in sizes and one not in chosen}
     waiting = {one: size for one, size in rest.items() if one in buried or one in packs.unburied}
     return ResealingPlan(packs, waiting, {one: size for one, size in rest.items() if one not in waiting})
 

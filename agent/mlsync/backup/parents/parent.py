@@ -12,7 +12,7 @@ from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.history import fences
 from mlsync.repository.history.seen_decision import SeenDecision, seen_decision
-from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble, refs_of
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
@@ -83,7 +83,7 @@ class Parent:
 
     def packs(self) -> set[bytes]:
         """Return every pack that the version needs, for its files and for the list of them."""
-        return {ref.pack for ref in self.refs().values()} | self.body_packs
+        return {ref.pack for ref in refs_of(self.entries.values())} | self.body_packs
 
     def refs(self) -> dict[bytes, ChunkRef]:
         """Return every chunk of the version by name."""

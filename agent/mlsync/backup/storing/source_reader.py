@@ -17,7 +17,7 @@ from mlsync.errors import WriteOnly
 from mlsync.repository import names
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
-from mlsync.repository.reader import AllocateChunk, ChunkReader, Plain
+from mlsync.repository.reader import AllocateChunk, ChunkReader, Plain, ReadBase
 from mlsync.repository.repository import Repository
 from mlsync.source.root import Root
 from mlsync.versions.stored_file import parts_of
@@ -27,10 +27,19 @@ class SourceReader(ChunkReader):
     """Reads chunks from the store as far as this process can open them, and others from the files that have them now.
 
     Every byte is compared with the chunk's name; ``WriteOnly`` names the pack of a chunk that the source has no more.
+    A difference that this process stored is read back with its base, which *read_base* has to have at hand unless this
+    process stored that too.
     """
 
-    def __init__(self, repository: Repository, keys: WriteOnlyKeys, entries: Mapping[bytes, Entry], root: Root) -> None:
-        super().__init__(repository.store, keys)
+    def __init__(
+        self,
+        repository: Repository,
+        keys: WriteOnlyKeys,
+        entries: Mapping[bytes, Entry],
+        root: Root,
+        read_base: ReadBase | None = None,
+    ) -> None:
+        super().__init__(repository.store, keys, read_base=read_base)
         self._repository = repository
         self._own_keys = keys
         self._entries = entries

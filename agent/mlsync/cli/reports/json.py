@@ -432,6 +432,8 @@ def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, ob
         "blake3": entry.blake3.hex() if entry.blake3 is not None else None,
         "chunk_count": len(entry.chunks),
         "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
+        "difference_count": sum(ref.base is not None for ref in entry.chunks),
+        "base_bytes": sum(base.stored_bytes for base in {ref.base for ref in entry.chunks} if base is not None),
         "proof": _proof_json(entry.proof) if entry.proof else None,
         "logged": logged,
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, TypeAlias
 
 from mlsync.errors import (
@@ -32,6 +33,7 @@ from mlsync.repository.history.decisions import read_decision
 from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.listing import runs
+from mlsync.repository.manifest import with_bases
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.store.base import Store
@@ -331,7 +333,13 @@ def _packs_of(repository: Repository, mirror: Repository, stored: StoredVersion)
     """Yield the packs of a version that the repository lacks, where no move record stands for them."""
     there: dict[bytes, bool] = {}
     refs = [*segment_refs(stored.root, stored.key), *(ref for one in mirror.entries(stored) for ref in one.chunks)]
-    for ref in refs:
+
+    # A difference that was moved needs no base; one whose pack is lost needs it again once the pack is healed.
+    @cache
+    def needs_base(pack: bytes) -> bool:
+        return repository.has_pack(pack) or repository.moves.of(pack) is None
+
+    for ref in with_bases(refs, needs_base):
         if ref.pack not in there:
             there[ref.pack] = repository.has_pack(ref.pack) or repository.moves.next_place(ref) is not None
             if not there[ref.pack]:
