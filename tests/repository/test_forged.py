@@ -125,13 +125,15 @@ RECORD = [EXAMPLES.name, 48, 32, 16, 0, None]
         ([[EXAMPLES.name, 48, 32, 15, 0, None]], ObjectDamaged),
         ([[EXAMPLES.name, 48, 32, 16, -1, None]], ObjectDamaged),
         ([[EXAMPLES.name, 48, 32, 16, 256, None]], ObjectDamaged),
-        ([[EXAMPLES.name, 48, 32, 16, 3, None]], FormatUnsupported),
-        ([[EXAMPLES.name, 48, 32, 16, 0, 1]], FormatUnsupported),
+        ([[EXAMPLES.name, 48, 32, 16, 3, None]], ObjectDamaged),
+        ([[EXAMPLES.name, 48, 32, 16, 0, 1]], ObjectDamaged),
+        ([[EXAMPLES.name, 48, 32, 16, 4, None]], FormatUnsupported),
+        ([[EXAMPLES.name, 48, 32, 16, 4, [1]]], FormatUnsupported),
         ([RECORD, RECORD], ObjectDamaged),
         ([], ObjectDamaged),
         ({}, ObjectDamaged),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_a_footer_is_held_to_the_page(footer, error):
     """A footer that is sealed right and breaks a rule is damage, or newer."""
