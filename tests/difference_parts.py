@@ -121,6 +121,10 @@ class History:
         with self.repository.reader() as reader:
             return [bytes(plain) for plain in reader.stream(entry.chunks)]
 
+    def store_has(self, ref: ChunkRef) -> bool:
+        """Whether a new version may rely on the chunk: its pack is there, and will not be deleted."""
+        return self.repository.has_pack(ref.pack) and ref.pack not in self.repository.tombstones()
+
     def flip(self, ref: ChunkRef) -> None:
         """Change a bit of a chunk, as no store of ours does."""
         key = names.pack(ref.pack)

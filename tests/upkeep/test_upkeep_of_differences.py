@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 import pytest
 
 from compacting import compacted, delete_buried, planned, versions_of
-from difference_parts import History, put_one, trained, weights
+from difference_parts import History, put_differences, put_one, trained, weights
 from mlsync.backup.storing.presence import new_places, placed
 from mlsync.errors import ObjectMissing
 from mlsync.monitor import SilentMonitor
@@ -17,6 +19,7 @@ from mlsync.upkeep.check import check
 from mlsync.upkeep.compaction import plan_all, releasable
 from mlsync.upkeep.healing.heal import _packs_of
 from mlsync.upkeep.live_chunks import LiveChunks
+from mlsync.upkeep.moved_packs import led_to
 from mlsync.upkeep.repair import _affected
 from mlsync.upkeep.scrub import scrub
 
@@ -211,3 +214,50 @@ def test_a_base_that_is_gone_keeps_a_difference_from_being_used(history):
     with pytest.raises(ObjectMissing) as raised:
         new_places(history.repository, [history.refs[2]], set())
     assert raised.value.where == names.pack(history.base.pack)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_dropped_and_compacted_every_version_comes_back(seed):
+    """Versions come, as differences or not, and go; packs are moved and deleted in any order; nothing is lost."""
+    random, history = Random(seed), History(later_count=1)
+    bases = {1: (history.base, FIRST)}
+    number = 2
+    for _ in range(24):
+        there = [stored.root.number for stored in versions_of(history.repository)]
+        step = random.choice(["plain", "difference", "difference", "drop", "drop", "compact", "delete", "delete"])
+        if step in ("plain", "difference"):
+            number += 1
+            history.plains[number] = trained(FIRST, 100 * seed + number)
+            keys, plains = history.repository.keys, [history.plains[number]]
+            if step == "difference" and bases:
+                refs = put_differences(history.store, keys, *random.choice(list(bases.values())), plains)
+            else:
+                refs = [put_one(history.store, keys, *plains)]
+            if refs[0].base is None:
+                bases[number] = refs[0], history.plains[number]
+            history.commit(number, refs)
+        elif step == "drop" and len(there) > 1:
+            history.drop(random.choice(there[:-1]))
+        elif step == "compact":
+            compacted(history.repository, choose=lambda use: use.share < 0.9 or random.random() < 0.3)
+        elif step == "delete":
+            delete_buried(history.repository)
+            if random.random() < 0.5:
+                delete_unnamed(history)
+        bases = {at: one for at, one in bases.items() if history.store_has(one[0])}
+        for stored in versions_of(history.repository):
+            assert history.content(stored.root.number) == [history.plains[stored.root.number]]
+    assert is_whole(history)
+
+
+def delete_unnamed(history):
+    """Delete packs that no version names and no record of a named one leads to, as a prune does."""
+    repository = history.repository
+    with repository.reader() as reader:
+        named = {pack for stored in versions_of(repository) for pack in NamedPacks().of(stored, reader)}
+    moved = set(repository.moves.listed())
+    needed = named | led_to(repository, named, moved)
+    for pack, _ in list(repository.packs()):
+        if pack not in needed:
+            history.store.delete(names.pack(pack))
+            history.store.delete(names.tombstone(pack))
