@@ -48,9 +48,11 @@ def unknown(_name: bytes) -> ChunkRef | None:
     return None
 
 
-def put_one(store: Store, keys: Keys, plain: bytes, base: Base | None = None) -> ChunkRef:
-    """Store a chunk of numbers in a pack of its own."""
+def put_one(store: Store, keys: Keys, plain: bytes, base: Base | None = None, beside: bytes = b"") -> ChunkRef:
+    """Store a chunk of numbers in a pack of its own, *beside* another chunk if there is one."""
     writer = PackWriter(store, keys, unknown, lanes=1)
+    if beside:
+        writer.put(memoryview(beside))
     placed = writer.put(memoryview(plain), item_bytes=NUMBER_BYTES, base=base)
     writer.finish()
     return placed.ref
