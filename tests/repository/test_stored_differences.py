@@ -314,3 +314,37 @@ def test_the_local_state_keeps_bases(stored):
         refs[0].as_listed,
     ):
         assert decode_location(encode_location(wrong)) is None
+
+
+def test_a_base_is_hashed_only_where_something_is_wrong(stored, monkeypatch):
+    """What comes to its name had the right base; a base that serves nothing else is not hashed as well."""
+    store, base, refs = stored
+    hashed = []
+    is_named = reader.is_named
+    monkeypatch.setattr(reader, "is_named", lambda key, plain, name: hashed.append(name) or is_named(key, plain, name))
+    assert read(store, refs) == LATER
+    assert sorted(hashed) == sorted(ref.name for ref in refs)
+    hashed.clear()
+    assert read(store, [base, *refs]) == [FIRST, *LATER]
+    assert base.name in hashed
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+def test_a_base_that_decodes_wrong_is_read_again(stored, monkeypatch, is_lasting):
+    """A bit that flips in this machine's memory is mended by reading once more; a fault that stays is the base's."""
+    store, base, refs = stored
+    decode_into, faults = reader.decode_into, []
+
+    def decode_wrong(coding, coded, into, *rest):
+        decode_into(coding, coded, into, *rest)
+        if coding is not Coding.DIFFERENCE and (is_lasting or not faults):
+            faults.append(coding)
+            into[5] ^= 1
+
+    monkeypatch.setattr(reader, "decode_into", decode_wrong)
+    if not is_lasting:
+        assert read(store, refs) == LATER
+        return
+    with pytest.raises(ObjectDamaged) as raised:
+        read(store, refs)
+    assert raised.value.where == names.pack(base.pack)

@@ -249,7 +249,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
     """Read what changed and store what is new; every chunk of the records is durable afterwards."""
     parent, repository = scanned.parent, job.repository
     known = parent.refs()
-    tombstones = Tombstones(repository, {ref.pack for ref in known.values()})
+    tombstones = Tombstones(repository, {ref.pack for ref in with_bases(known.values())})
     index = ChunkIndex(known, job.state, repository, job.avoided, tombstones)
     writer = repository.writer(index, journal=journal, lookup_all=index.all_of)
     records = _first_records(job, scanned.tree, scanned.cache)

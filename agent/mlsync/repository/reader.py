@@ -180,6 +180,8 @@ class _Window:
         self.allocated: dict[ChunkRef, memoryview] = {}
         # Differences whose base is not added yet, each with the width of its numbers.
         self.differences: dict[ChunkRef, int] = {}
+        # Chunks that serve as bases alone: whether they have their names shows in what is made of them.
+        self.unnamed: set[ChunkRef] = set()
         self._buffer: mmap.mmap | bytes = b""
         self._sealed: mmap.mmap | bytes = b""
         self._filled_bytes = 0
@@ -188,6 +190,7 @@ class _Window:
         """Empty the window, and have memory for *size_bytes*."""
         self.views = []
         self.differences = {}
+        self.unnamed = set()
         self._filled_bytes = 0
         if self.allocated and len(self._buffer) > 4 * size_bytes:
             self._buffer = b""  # allocated chunks take memory elsewhere
@@ -272,6 +275,7 @@ class _Opener:
         """Make plain bytes of the window's differences; return how many bytes came from the store for their bases."""
         bases = dict.fromkeys(ref.base for ref in window.differences if ref.base is not None)
         wanted = [base for base in bases if base not in plains and not self._is_at_hand(window, base, plains)]
+        window.unnamed.update(wanted)
         read_bytes = self._fill_each(window, wanted, openers, plains)
         if openers is None:
             return read_bytes + self._add_bases(window, plains)
@@ -293,12 +297,22 @@ class _Opener:
             into, base = plains[ref], plains[ref.base]
             add_base(into, base, width)
             if not is_named(self._name_key, into, ref.name):
-                # What its seal holds is gone from the memory, and the fault may have been there.
-                again = self._read_again(ref)
-                add_base(into, base, self._open(ref, again, into))
-                size_bytes += len(again)
-                self._check_name(ref, into)
+                size_bytes += self._add_again(window, plains, ref, ref.base)
         return size_bytes
+
+    def _add_again(self, window: _Window, plains: dict[ChunkRef, memoryview], ref: ChunkRef, base: ChunkRef) -> int:
+        """Put a difference together once more that did not come to its name, or raise the damage of what is wrong.
+
+        Return how many bytes were read: the fault may be the base's, and may have been in this machine's memory.
+        """
+        size_bytes = 0
+        if base in window.unnamed and not is_named(self._name_key, plains[base], base.name):
+            window.unnamed.discard(base)
+            size_bytes += self._fill_each(window, [base], None, plains)
+        into, again = plains[ref], self._read_again(ref)
+        add_base(into, plains[base], self._open(ref, again, into))
+        self._check_name(ref, into)
+        return size_bytes + len(again)
 
     def _fill_group(
         self,
@@ -394,23 +408,28 @@ class _Opener:
             # A second try, for bytes from a mirror, finds the memory of the first.
             into = plains[ref] if ref in plains else window.place(ref)
             plains[ref] = into
-            width, again_bytes = self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
+            is_named_later = ref in window.unnamed
+            width, again_bytes = self._open_or_read_again(
+                at, sealed[begin : begin + at.stored_bytes], into, is_named_later=is_named_later
+            )
             size_bytes += again_bytes
             window.differences.pop(ref, None)
             if width and _has_base(at):
                 window.differences[ref] = width
         return size_bytes
 
-    def _open_or_read_again(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> tuple[int, int]:
+    def _open_or_read_again(
+        self, ref: ChunkRef, sealed: memoryview, into: memoryview, *, is_named_later: bool
+    ) -> tuple[int, int]:
         """Open a chunk, and if it is damaged the same from a second reading: see second_look.
 
         Return what ``_open`` does, and how many bytes were read.
         """
         try:
-            return self._open(ref, sealed, into), 0
+            return self._open(ref, sealed, into, is_named_later=is_named_later), 0
         except ObjectDamaged:
             again = self._read_again(ref, sealed)
-            return self._open(ref, again, into), len(again)
+            return self._open(ref, again, into, is_named_later=is_named_later), len(again)
 
     def _read_again(self, ref: ChunkRef, sealed: memoryview | None = None) -> memoryview:
         """Return the sealed bytes of a chunk from another reading, or *sealed* if the store has none now."""
@@ -425,11 +444,11 @@ class _Opener:
             again[:] = sealed
         return memoryview(again)
 
-    def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> int:
+    def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview, *, is_named_later: bool = False) -> int:
         """Fill *into* with the chunk, or raise ``ObjectDamaged``; what lies there is of no use then.
 
-        Return 0. Of a difference, fill it with what the seal holds, and return the width of its numbers: the base has
-        to be added.
+        Its name is compared, unless that *is_named_later*. Return 0. Of a difference, fill it with what the seal holds,
+        and return the width of its numbers: the base has to be added.
         """
         is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
         coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
@@ -446,7 +465,8 @@ class _Opener:
             raise _damaged(ref, str(error)) from None
         if ref.coding is Coding.DIFFERENCE:
             return coded[0]
-        self._check_name(ref, into)
+        if not is_named_later:
+            self._check_name(ref, into)
         return 0
 
     def _check_name(self, ref: ChunkRef, plain: memoryview) -> None:

@@ -19,7 +19,7 @@ from mlsync.errors import Damage, Error, ObjectArchived, ObjectDamaged, ObjectMi
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.repository.encoding.tokens import EntryKind
-from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.manifest import Entry, Manifest, with_bases
 from mlsync.repository.repository import Repository
 from mlsync.restore.deletion import Deletion
 from mlsync.restore.file_writer import FILE_ERRORS, FileWriter, Written
@@ -227,7 +227,8 @@ class _Restoring:
         self._each(entries, EntryKind.DIRECTORY, self._target.make_directory)
         plans, unchanged_count = self._compare(_files(entries))
         _refuse_full(self._target, plans)
-        if self._ready({part.ref.pack for plan in plans for part in plan.missing if part.ref is not None}):
+        missing = (part.ref for plan in plans for part in plan.missing if part.ref is not None)
+        if self._ready({ref.pack for ref in with_bases(missing)}):
             # It waited, for hours maybe: the files may be others by now, and the disk may be full.
             plans, unchanged_count = self._compare(_files(entries))
             _refuse_full(self._target, plans)
