@@ -517,7 +517,9 @@ RULES = [
         [
             (REF, [*DIFFERING, changed(BASE, (at,), value)])
             for at, value in enumerate((bytes(31), 1, ORDINALS, 47, 16, 0, 256, DROPPED))
-        ],
+        ]
+        # A name that a lax decoder would take for its bytes in base64.
+        + [(REF, [*DIFFERING, changed(BASE, (at,), value)]) for at, value in ((0, "A" * 43 + "="), (2, False))],
         [(REF, [*DIFFERING, changed(BASE, (6,), 4)])],
         [(REF, [*DIFFERING, changed(BASE, (at,), value)]) for at, value in ((2, ORDINALS - 1), (3, 1 << 40), (6, 2))],
     ),

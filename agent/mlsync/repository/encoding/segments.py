@@ -206,7 +206,8 @@ def _base(ref: PackedRef, packs: Sequence[PackPlace], where: str) -> ChunkRef:
     if not isinstance(ref.base, list) or len(ref.base) != len(PackedRef.__struct_fields__):
         raise ManifestDamaged("a base is no chunk reference", where=where)
     try:
-        packed = msgspec.convert(ref.base, PackedRef)
+        # Told that bytes come as such: a text would be taken for base64 otherwise.
+        packed = msgspec.convert(ref.base, PackedRef, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise ManifestDamaged(f"a base is no chunk reference: {error}", where=where) from None
     # Before anything else of it is looked at: a planted manifest may nest bases a thousand deep.
