@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ ADVICE = "have it thawed"
 class ColdStore(MemoryStore):
     """Objects of which those in *cold* are listed as such, and given if they are *thawed*, which no listing says."""
 
-    may_freeze = False
+    may_freeze = True
 
     def __init__(self) -> None:
         super().__init__(MIB)
@@ -43,6 +44,10 @@ class ColdStore(MemoryStore):
         if key in self.cold - self.thawed:
             raise errors.ObjectArchived("the store answered InvalidObjectState", where=key, advice=ADVICE)
         super().read(key, offset, into)
+
+    def stat(self, key):
+        """Say whether it is cold."""
+        return replace(super().stat(key), is_archived=key in self.cold - self.thawed)
 
     def list(self, prefix, *, after=""):
         """Say what is cold."""
@@ -290,7 +295,6 @@ def test_told_to_a_backup_relies_on_cold_packs_and_says_that_it_proved_nothing_o
 
 def test_cold_packs_that_a_listing_shows_are_known_before_they_are_read(world):
     """The backup is not begun twice for them: what it reports as new is what it stored."""
-    world.store.may_freeze = True
     world.use(world.store)
     world.write("last.pt", checkpoint(tensor(0), tensor(20)))
     world.backup()

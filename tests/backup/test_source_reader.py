@@ -1,15 +1,16 @@
-"""A node takes from the source what it cannot open any more: right bytes in the right order, or an error."""
+"""What is taken from the source instead of the store: right bytes in the right order, or those of the store."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import random
+from contextlib import contextmanager
 
 import pytest
 
 from doubles.memory_store import MemoryStore
-from mlsync.backup.storing.source_reader import SourceReader
+from mlsync.backup.storing.source_reader import PlacesIn, SourceReader
 from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
@@ -19,6 +20,7 @@ from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository
 from mlsync.repository.writer import PackWriter
 from mlsync.source.root import Root
+from mlsync.store.counting import CountingStore
 
 KEYS = Keys(bytes(range(32)), bytes(16))
 
@@ -63,7 +65,7 @@ def opened(node, tmp_path):
     entry = file_of(refs)
     with (
         Root.open_watched(os.fsencode(tmp_path)) as root,
-        SourceReader(Repository(store, later), later, {b"a": entry}, root) as reader,
+        SourceReader(Repository(store, later), frozenset(), PlacesIn([entry]), root) as reader,
     ):
         yield reader, refs
 
@@ -100,3 +102,106 @@ def test_a_chunk_that_the_source_never_had_is_no_proof(opened):
     other = stored(MemoryStore(), WriteOnlyKeys.make(KEYS, bytes(32)), noise(10, "other"))
     with pytest.raises(WriteOnly):
         reader.one(other)
+
+
+# ---------------------------------------------------------------- a node that reads
+
+
+@pytest.fixture
+def counted():
+    """A store that counts, with six chunks in one pack each, and where they lie."""
+    store = CountingStore(MemoryStore())
+    refs = [stored(store, KEYS, piece) for piece in PIECES]
+    store.reset()
+    return store, refs
+
+
+@contextmanager
+def reading(store, entries, came_back, directory):
+    """A reader of these entries, of which these chunks came back before."""
+    with (
+        Root.open_watched(os.fsencode(directory)) as root,
+        SourceReader(Repository(store, KEYS), came_back, PlacesIn(entries, came_back), root) as reader,
+    ):
+        yield reader
+
+
+def test_what_came_back_before_is_not_fetched_again(counted, tmp_path):
+    """Only the chunks that never came back are read from the store, and the order is that of the request."""
+    store, refs = counted
+    (tmp_path / "a").write_bytes(b"".join(PIECES))
+    with reading(store, [file_of(refs)], set(refs[:2] + refs[3:]), tmp_path) as reader:
+        assert [bytes(plain) for plain in reader.stream(refs)] == PIECES
+        assert reader.read_bytes == refs[2].stored_bytes
+        assert [reader.one(ref) for ref in refs] == PIECES
+    assert store.calls == {"read": 2}
+
+
+def test_neighbours_in_the_source_are_read_with_one_call(counted, tmp_path, monkeypatch):
+    """A stretch of a file costs one open and one read, however many chunks it has."""
+    store, refs = counted
+    (tmp_path / "a").write_bytes(b"".join(PIECES))
+    calls = []
+    preadv = os.preadv
+
+    def counting(descriptor, buffers, offset, flags=0):
+        calls.append((len(buffers), offset))
+        return preadv(descriptor, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", counting)
+    with reading(store, [file_of(refs)], set(refs[:2] + refs[3:]), tmp_path) as reader:
+        assert [bytes(plain) for plain in reader.stream(refs)] == PIECES
+    assert calls == [(2, 0), (3, 9000)]
+
+
+def test_a_read_that_ends_early_goes_on(counted, tmp_path, monkeypatch):
+    """A kernel may give less than was asked for, in the middle of a chunk: nothing else is fetched for it."""
+    store, refs = counted
+    (tmp_path / "a").write_bytes(b"".join(PIECES))
+    preadv = os.preadv
+
+    def short(descriptor, buffers, offset, flags=0):
+        room = memoryview(bytearray(4000 if len(buffers) > 1 else 700))
+        count = min(preadv(descriptor, [room], offset, flags), sum(map(len, buffers)))
+        left = room[:count]
+        for buffer in buffers:
+            part = min(len(buffer), len(left))
+            buffer[:part], left = left[:part], left[part:]
+        return count
+
+    monkeypatch.setattr(os, "preadv", short)
+    with reading(store, [file_of(refs)], set(refs), tmp_path) as reader:
+        assert [bytes(plain) for plain in reader.stream(refs)] == PIECES
+    assert store.calls == {}
+
+
+@pytest.mark.parametrize("what", ["other", "short", "gone", "pipe", "link", "directory"])
+def test_what_the_source_has_no_more_comes_from_the_store(counted, tmp_path, what):
+    """A file that was written, cut, deleted or replaced since it was read is no error: the store has the chunks."""
+    store, refs = counted
+    place = tmp_path / "a"
+    if what in ("other", "short"):
+        place.write_bytes(b"".join(PIECES[::-1]) if what == "other" else b"".join(PIECES)[:7000])
+    elif what == "pipe":
+        os.mkfifo(place)
+    elif what == "link":
+        (tmp_path / "b").write_bytes(b"".join(PIECES))
+        place.symlink_to("b")
+    elif what == "directory":
+        place.mkdir()
+    with reading(store, [file_of(refs)], set(refs), tmp_path) as reader:
+        memory = [memoryview(bytearray(3000)) for _ in refs]
+        assert [bytes(plain) for plain in reader.stream(refs, memory.__getitem__)] == PIECES
+        assert [bytes(one) for one in memory] == PIECES
+    assert store.calls == {"read": 6}
+
+
+def test_another_place_of_the_same_chunk_came_back_not(counted, tmp_path):
+    """What came back is a chunk where it lies: the same content in another pack is read from there."""
+    store, refs = counted
+    again = stored(store, KEYS, PIECES[0])
+    store.reset()
+    (tmp_path / "a").write_bytes(b"".join(PIECES))
+    with reading(store, [file_of(refs)], set(refs), tmp_path) as reader:
+        assert [bytes(plain) for plain in reader.stream([again, refs[0]])] == [PIECES[0], PIECES[0]]
+    assert store.calls == {"read": 1}

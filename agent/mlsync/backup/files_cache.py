@@ -22,7 +22,8 @@ class CacheRow(msgspec.Struct, array_like=True, gc=False):
     A file that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not complete. The
     next backup looks at it again at *again_ns* or, where that is 0, when nobody has written to it for long.
     *refused_by* is the policy that refused the file (see ``Policy``), and *refused_in* the directory that was refused
-    as one; the trouble is the directory's then.
+    as one; the trouble is the directory's then. The content of the entry *came_back* from the store, all of it, when
+    this machine had stored it.
     """
 
     packed_entry: bytes | None
@@ -32,6 +33,7 @@ class CacheRow(msgspec.Struct, array_like=True, gc=False):
     refused_by: str = ""
     refused_in: bytes | None = None
     again_ns: int = 0
+    came_back: bool = False
 
 
 class CachedPath(msgspec.Struct, frozen=True, gc=False):

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 import mlsync
+from mlsync.backup.early_proofs import EarlyProofs
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
 from mlsync.backup.notices import (
     warn_of_clamped,
@@ -39,7 +40,7 @@ from mlsync.backup.record import Record, Status, archive_small
 from mlsync.backup.records import Candidate, Records
 from mlsync.backup.request import BackupResult, Job, Source
 from mlsync.backup.shrunk import heed_loss, loss_of
-from mlsync.backup.storing.archiver import Archiver
+from mlsync.backup.storing.archiver import Archiver, ReadFile
 from mlsync.backup.storing.chunk_index import ChunkIndex
 from mlsync.backup.storing.presence import new_places, placed, read_moved, refuse_lost
 from mlsync.backup.storing.small_files import SmallFiles
@@ -129,10 +130,10 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         begin = _now()
         with job.monitor.task(f"{job.source.run}: resuming uploads", None):
             journal = _resume_uploads(job)
-        with job.open_prover() as prover:
-            stored = _store(job, root, scanned, prover, journal)
+        with job.open_prover() as prover, EarlyProofs(job, root, prover, scanned.parent, scanned.cache) as early:
+            stored = _store(job, root, scanned, prover, journal, early)
             between = _now()
-            read_back_bytes = prove(job, root, stored.records, prover)
+            read_back_bytes = prove(job, root, stored.records, prover, scanned.cache, early)
         end = _now()
         candidate = stored.records.candidate(scanned.cache)
         with job.monitor.task(f"{job.source.run}: committing", None):
@@ -245,7 +246,9 @@ def _resume_uploads(job: Job) -> PackJournal | None:
     return journal
 
 
-def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: PackJournal | None) -> _Stored:
+def _store(
+    job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: PackJournal | None, early: EarlyProofs
+) -> _Stored:
     """Read what changed and store what is new; every chunk of the records is durable afterwards."""
     parent, repository = scanned.parent, job.repository
     known = parent.refs()
@@ -273,7 +276,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
             writer,
             may_use=index.may_use,
             container_of=parent.container_of,
-            expect_proof=_start_of(prover, job, total_bytes),
+            expect_proof=_expecting(_start_of(prover, job, total_bytes), early.follow(writer)),
             advance=advance,
             sleep=job.options.sleep,
         )
@@ -289,6 +292,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
             stats = writer.finish()
             writer.remember_durable(job.remember_chunks)
         except BaseException as error:
+            early.close()
             _keep_progress(job, writer, error)
             raise
         finally:
@@ -372,6 +376,16 @@ def _read(job: Job, changed: Sequence[Record], archiver: Archiver, small_files: 
     task.say(display(changed[0].path))
     for record in archive_small(changed, small_files):
         record.archive(archiver)
+
+
+def _expecting(start: Callable[[], None], begin: Callable[[ReadFile], None]) -> Callable[[ReadFile], None]:
+    """Return what is called with each new piece of a checkpoint."""
+
+    def expect(read: ReadFile) -> None:
+        start()
+        begin(read)
+
+    return expect
 
 
 def _in_time(job: Job, advance: Callable[[int], None]) -> Callable[[int], None]:

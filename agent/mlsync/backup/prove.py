@@ -8,9 +8,11 @@ from typing import Final
 
 from mlsync.backup.checkpoints.whole_units import WholeUnits
 from mlsync.backup.deadline import OutOfTime
+from mlsync.backup.early_proofs import EarlyProofs
+from mlsync.backup.files_cache import FilesCache
 from mlsync.backup.records import Records
 from mlsync.backup.request import Job
-from mlsync.backup.storing.source_reader import SourceReader
+from mlsync.backup.storing.source_reader import PlacesIn, SourceReader, came_back
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.courtesy.pressure import PACE
 from mlsync.proof.prover import Prover
@@ -18,6 +20,7 @@ from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
 from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.root import Root
 from mlsync.versions.loaded_directories import LoadedDirectory
@@ -25,13 +28,14 @@ from mlsync.versions.loaded_directories import LoadedDirectory
 _COLD: Final = "not read back yet: some of it lies in cold storage"
 
 
-def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
+def prove(job: Job, root: Root, records: Records, prover: Prover, cache: FilesCache, early: EarlyProofs) -> int:
     """Prove what the records hold, as far as the options say; return how many bytes were read back.
 
-    Afterwards the records hold complete checkpoints that load, as far as they were proved.
+    Afterwards the records hold complete checkpoints that load, as far as they were proved. *cache* says what came back
+    from the store before, and *early* what was proved while it was stored.
     """
     read_back_bytes = 0
-    with _reader(job, root, records) as reader:
+    with _reader(job, root, records, cache) as reader:
         units = WholeUnits(job, records, reader, root)
         let_in = units.hold_back()
         unloaded = records.forget_loads()
@@ -39,22 +43,32 @@ def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
             _put_off(job, records)
         else:
             try:
-                read_back_bytes = _read_back(job, records, units, unloaded, reader, prover)
+                read_back_bytes = _read_back(job, records, units, unloaded, reader, prover, early)
             except OutOfTime:
                 read_back_bytes = reader.read_bytes
+                early.close()
                 _put_off(job, records)
             units.follow_refusals()
             let_in = units.compare_steps(let_in)
         units.look_again(let_in)
-    return read_back_bytes
+    return read_back_bytes + early.read_bytes
 
 
-def _reader(job: Job, root: Root, records: Records) -> ChunkReader:
-    """Return what reads the chunks of the records: a node opens those alone that it has just stored."""
-    keys = job.repository.keys
-    if isinstance(keys, WriteOnlyKeys):
-        return SourceReader(job.repository, keys, records.entries, root)
-    return job.repository.reader()
+def _reader(job: Job, root: Root, records: Records, cache: FilesCache) -> ChunkReader:
+    """Return what reads the chunks of the records: what came back before is in the source, unless all is to come back.
+
+    A node that only writes opens those alone that it has just stored.
+    """
+    repository = job.repository
+    is_closed = isinstance(repository.keys, WriteOnlyKeys)
+    new = [entry for entry, _ in records.unproved()]
+    found: set[ChunkRef] = set()
+    if job.options.read_back == "new" and not job.options.proves_later:
+        found = came_back(new, records.parent, cache, repository)
+    if not found and not is_closed:
+        return repository.reader()
+    places = PlacesIn(list(records.entries.values())) if is_closed else PlacesIn(new, found)
+    return SourceReader(repository, found, places, root)
 
 
 def _put_off(job: Job, records: Records) -> None:
@@ -77,6 +91,7 @@ def _read_back(
     unloaded: AbstractSet[bytes],
     reader: ChunkReader,
     prover: Prover,
+    early: EarlyProofs,
 ) -> int:
     """Read back what is new, prove the checkpoints in it, and load the directories that are loaded as one."""
     known = proved_content(records.parent.entries, job.options.required_level)
@@ -97,9 +112,12 @@ def _read_back(
             task.advance(amount)
             job.check_proving()
 
-        proving.say = task.say
+        task.say("what was begun while it was stored")
+        early.wait(job.check_proving)
+        proving.say, proving.early = task.say, early.verdict
         prover.on_tick = job.check_proving
         proving.read_back(plain, advance)
+        records.note_read_back(plain)
         moved = records.moved_parts() | unloaded | {entry.path for entry in checkpoints}
         wholes = proving.wholes(moved, records.entries)
         for entry in checkpoints:

@@ -63,7 +63,7 @@ class Record(msgspec.Struct):
     *held* for the next backup, which looks at it again at *again_ns*. *unit_note* is what the proof says of the
     checkpoint that the file is part of: ``None`` says nothing, "" takes back what an earlier proof said.
     *room* has a directory's extended attributes. The entry *is_moved* if chunks of it lie elsewhere than it said. The
-    file *is_put_off* if there was no time to read it.
+    file *is_put_off* if there was no time to read it. Its content *came_back* from the store.
     """
 
     path: bytes
@@ -82,6 +82,7 @@ class Record(msgspec.Struct):
     room: Room = None
     is_moved: bool = False
     is_put_off: bool = False
+    came_back: bool = False
 
     @property
     def action(self) -> Action:
@@ -154,7 +155,13 @@ class Record(msgspec.Struct):
             return None
         else:
             by, directory, _ = self.refusal or Refusal("")
-            row = CacheRow(pack_entry(self.entry), self._cached_trouble(), refused_by=by, refused_in=directory)
+            row = CacheRow(
+                pack_entry(self.entry),
+                self._cached_trouble(),
+                refused_by=by,
+                refused_in=directory,
+                came_back=self._has_come_back(),
+            )
         body = encode_row(row)
         if isinstance(self.read, ReadFile):
             # The pieces are those of the content that was read; they say nothing of another one in its place.
@@ -167,6 +174,15 @@ class Record(msgspec.Struct):
             return CachedFile(before.stat, before.checked_ns, body, before.pieces)
         assert self.found is not None
         return CachedFile(self.found.stat, _NEVER_READ, body, ())
+
+    def _has_come_back(self) -> bool:
+        """Return whether the content of the entry was read back from the store, now or when the row was written."""
+        if self.entry is None or not self.entry.chunks or self.refusal is not None or self.trouble is not None:
+            return False
+        before = self.cached
+        if before is None or before.entry is None or before.entry.chunks != self.entry.chunks:
+            return self.came_back
+        return self.came_back or before.row.came_back
 
     def _keeps_row(self) -> bool:
         if self.status is Status.UNCHANGED:

@@ -201,6 +201,11 @@ class Records:
         self._set_entry(record, self._kept(path))
         self._mend_links()
 
+    def note_read_back(self, entries: Iterable[Entry]) -> None:
+        """Have the files cache say that the content of these files came back from the store."""
+        for entry in entries:
+            self._record(entry.path).came_back = True
+
     def refuse_whole(self, whole: LoadedDirectory, judged: Verdict) -> None:
         """Replace the checkpoints of a directory that does not load as one, and the files that describe them.
 

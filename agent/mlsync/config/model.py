@@ -812,7 +812,8 @@ class ProofSettings:
     )
     read_back: str = key(
         one_of("new", "all", "none"),
-        'Which files are read back from the store before a version is made. `"none"` proves its checkpoints later.',
+        'What is read back from the store before a version is made: what is `"new"` in it, or `"all"` of it. `"none"` '
+        "proves its checkpoints later.",
         default='"new"',
         example='"all"',
     )

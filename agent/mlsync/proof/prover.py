@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeAlias
 
@@ -33,14 +33,32 @@ _NO_DEVICE = 'no device is wanted here: device = "none"'
 Allocate: TypeAlias = Callable[[int, int], memoryview | None]
 
 
-class ProofSource(ByteSource, Protocol):
-    """A file that is read back from the store."""
+class Streamed(Protocol):
+    """A file that comes back from the store from its first byte to its last."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's length."""
 
     def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
         """Yield the whole file in order, its digests checked (level 0); a view is valid until the next one.
 
         Where *allocate* returned memory, the view is exactly that memory.
         """
+
+
+class ProofSource(ByteSource, Streamed, Protocol):
+    """A file that is read back from the store, and of which any part can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A file whose bytes were all passed over without a fault, by a structure that is still to be confirmed."""
+
+    inspection: Inspection
+    transfer: Transfer
+    tail: ZeroTail
+    seconds: float
 
 
 class Prover:
@@ -102,6 +120,39 @@ class Prover:
         _LOG.debug("%r: level %d after %.1f s%s", os.fsdecode(path), proof.level, proof.seconds, why and f": {why}")
         return replace(verdict, proof=proof)
 
+    def pass_over(
+        self, structure: ByteSource, source: Streamed, path: bytes, waited_s: Callable[[], float]
+    ) -> Passed | None:
+        """Pass over a file that is not there as a whole yet; where its parts lie is read from *structure*.
+
+        Return ``None`` if there is anything wrong with it: only ``prove`` judges. *waited_s* says how long the source
+        was waited for.
+        """
+        began = time.monotonic()
+        inspection = inspect(structure, path, self._options.level)
+        if inspection.finding is not None and inspection.finding.severity is Severity.REFUSE:
+            return None
+        try:
+            transfer = self._begin_transfer(source.size_bytes, inspection.content)
+            tail = ZeroTail()
+            if transfer.error is not None or _read_through(source, inspection, transfer, tail) or transfer.error:
+                self.close()
+                return None
+        except BaseException:
+            self.close()  # the child may be in the middle of the file
+            raise
+        return Passed(inspection, transfer, tail, max(0.0, time.monotonic() - began - waited_s()))
+
+    def confirm(self, passed: Passed, source: ByteSource, path: bytes) -> Verdict | None:
+        """Return the verdict on a file that was passed over, if *source*, the whole file, has that very structure."""
+        began = time.monotonic()
+        inspection = inspect(source, path, self._options.level)
+        if inspection != passed.inspection:
+            return None
+        verdict = self._whole_verdict(inspection, passed.transfer, passed.tail)
+        seconds = passed.seconds + time.monotonic() - began
+        return replace(verdict, proof=msgspec.structs.replace(verdict.proof, seconds=round(seconds, 6)))
+
     def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
         inspection = inspect(source, path, self._options.level, metadata)
         if inspection.finding is not None and inspection.finding.severity is Severity.REFUSE:
@@ -115,8 +166,16 @@ class Prover:
                 raise transfer.error
         if faults:
             return _refused(inspection, faults)
+        return self._whole_verdict(inspection, transfer, tail)
+
+    def _whole_verdict(self, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> Verdict:
         unwritten = tail.findings(inspection.content.storages) if inspection.content is not None else []
         return self._verdict(inspection, transfer, unwritten)
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether a proof here may take a GPU."""
+        return self._wants_device and may_use_gpu(self._options.device)
 
     @property
     def _wants_device(self) -> bool:
@@ -227,7 +286,7 @@ def _confirmed_faults(source: ProofSource, inspection: Inspection, transfer: Tra
     return faults
 
 
-def _read_through(source: ProofSource, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> list[Finding]:
+def _read_through(source: Streamed, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> list[Finding]:
     """Pass over the bytes once, for digests (in the source), checksums and device; return the findings that refuse."""
     checksums = ExtentChecksums(inspection.layout)
     offset = 0

@@ -45,6 +45,8 @@ class Proving:
         self._last_metadata: tuple[Entry, bytes | None] | None = None
         #: Called with what is being done: the file that is proved, or what its proof waits for.
         self.say: Callable[[str], None] = _unheard
+        #: Asked for a verdict before a file is proved, with the file in the store; it may have been proved meanwhile.
+        self.early: Callable[[Entry, RestoredFile], Verdict | None] = lambda _entry, _file: None
         prover.on_wait = lambda what: self.say(what or self._path)
         self._path = ""
 
@@ -85,7 +87,12 @@ class Proving:
         if judged is None:
             metadata = self._metadata(metadata_beside(entry, beside), beside)
             file = RestoredFile(self._reader, entry, advance)
-            judged = self._judged[content] = self._prover.prove(file, entry.path, metadata)
+            judged = None if metadata is not None else self.early(entry, file)
+            if judged is None:
+                judged = self._prover.prove(file, entry.path, metadata)
+            else:
+                advance(entry.size_bytes)
+            self._judged[content] = judged
         if self._loading is None or judged.refused is not None or wholes.hold(entry.path):
             return judged
         if not self._loading.is_wanted(entry, judged.proof):

@@ -32,6 +32,11 @@ def look_up(repository: Repository, needed: Collection[bytes]) -> dict[bytes, Ob
     return found | looked
 
 
+def look_at_each(repository: Repository, needed: Collection[bytes]) -> dict[bytes, ObjectInfo]:
+    """Return the same by a look at each: no listing says what some classes of storage archive by themselves."""
+    return _look_at(repository, {pack_id: names.pack(pack_id) for pack_id in needed})
+
+
 def look_in_listing(repository: Repository, needed: Collection[bytes]) -> dict[bytes, ObjectInfo]:
     """Return what a listing says of *needed*, as far as it pays to list; the others need a look each."""
     found: dict[bytes, ObjectInfo] = {}

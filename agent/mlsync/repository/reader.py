@@ -21,6 +21,7 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
@@ -79,21 +80,30 @@ _Sought: TypeAlias = tuple[ChunkRef, ChunkRef]
 ReadBase: TypeAlias = Callable[[ChunkRef, memoryview], bool]
 #: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
 AllocateChunk: TypeAlias = Callable[[int], memoryview | None]
+#: Fills the memory of those of some chunks that are had nearer than from the store, compares them with their names, and
+#: returns them. The memory of a chunk is what the callable that it is given returns. Called by several threads.
+Nearer: TypeAlias = Callable[[Iterable[ChunkRef], Callable[[ChunkRef], memoryview]], AbstractSet[ChunkRef]]
 
 
 class ChunkReader:
     """Reads the plain bytes of chunks; a context manager, since it owns threads.
 
-    *read_base* may have bases at hand, so that they need not be fetched. Of a difference whose base only a footer
-    names, the seal is opened, and the bytes are empty.
+    It asks *nearer* before the store. *read_base* may have bases at hand, so that they need not be fetched. Of a
+    difference whose base only a footer names, the seal is opened, and the bytes are empty.
     """
 
     def __init__(
-        self, store: Store, keys: Keys, *, threads: int | None = None, read_base: ReadBase | None = None
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        threads: int | None = None,
+        read_base: ReadBase | None = None,
+        nearer: Nearer | None = None,
     ) -> None:
         self.read_bytes = 0
         self._store = store
-        self._opener = _Opener(store, keys, read_base)
+        self._opener = _Opener(store, keys, read_base, nearer)
         self._threads = threads
         self._fetchers: ThreadPoolExecutor | None = None
         self._openers: ThreadPoolExecutor | None = None
@@ -237,10 +247,13 @@ def _rounded_up(size_bytes: int) -> int:
 class _Opener:
     """Fetches, opens and checks the chunks of a window; used by several threads."""
 
-    def __init__(self, store: Store, keys: Keys, read_base: ReadBase | None = None) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, read_base: ReadBase | None = None, nearer: Nearer | None = None
+    ) -> None:
         self._store = store
         self._keys = keys
         self._read_base = read_base
+        self._nearer = nearer
         self._name_key = keys.of("chunk name")
         self._seals: dict[PackPlace, PackSeal] = {}
         self._moves = Moves(store, keys)
@@ -259,7 +272,8 @@ class _Opener:
         needed = dict.fromkeys(with_bases(unique))
         window.clear(sum(ref.plain_bytes for ref in needed if ref not in window.allocated))
         plains: dict[ChunkRef, memoryview] = {}
-        read_bytes = self._fill_each(window, unique, openers, plains)
+        near = self._fill_nearer(window, unique, openers, plains)
+        read_bytes = self._fill_each(window, [ref for ref in unique if ref not in near], openers, plains)
         if window.differences:
             read_bytes += self._fill_bases(window, openers, plains)
         window.views = [plains[ref] if ref.base is None or _has_base(ref) else plains[ref][:0] for ref in refs]
@@ -313,6 +327,21 @@ class _Opener:
         add_base(into, plains[base], self._open(ref, again, into))
         self._check_name(ref, into)
         return size_bytes + len(again)
+
+    def _fill_nearer(
+        self, window: _Window, refs: Iterable[ChunkRef], openers: Executor | None, plains: dict[ChunkRef, memoryview]
+    ) -> AbstractSet[ChunkRef]:
+        """Put those of *refs* into *window* and *plains* that are had without the store; return them."""
+        if self._nearer is None:
+            return frozenset()
+
+        def memory_of(ref: ChunkRef) -> memoryview:
+            # One that is not had after all finds its memory again.
+            return plains[ref] if ref in plains else plains.setdefault(ref, window.place(ref))
+
+        if openers is None:
+            return self._nearer(refs, memory_of)
+        return openers.submit(self._nearer, refs, memory_of).result()
 
     def _fill_group(
         self,

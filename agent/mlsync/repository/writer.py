@@ -111,7 +111,9 @@ class _Ledger:
         self._seen: dict[bytes, PlacedChunk] = {}
         self._refs_of: dict[bytes, list[ChunkRef]] = {}
         self._durable: list[bytes] = []
+        self._all_durable: set[bytes] = set()
         self._lock = threading.Lock()
+        self._has_changed = threading.Condition()
 
     def claim(self, name: bytes, placed: PlacedChunk) -> bool:
         """Return whether the caller must store this chunk; if not, set in *placed* where it is stored."""
@@ -165,6 +167,25 @@ class _Ledger:
             self.stats.packs.append(pack_id)
             self.stats.stored_bytes += size_bytes
             self._durable.append(pack_id)
+            self._all_durable.add(pack_id)
+        with self._has_changed:
+            self._has_changed.notify_all()
+
+    def durable_ref(self, placed: PlacedChunk) -> ChunkRef | None:
+        """Return where a chunk lies once its pack is durable."""
+        while placed.twin is not None:
+            placed = placed.twin
+        ref = placed.own_ref
+        if ref is None or (placed.is_new and ref.pack not in self._all_durable):
+            return None
+        base = ref.base
+        is_base_durable = base is None or base.pack not in self._refs_of or base.pack in self._all_durable
+        return ref if is_base_durable else None
+
+    def wait_durable(self, seconds: float) -> None:
+        """Wait until a pack became durable, or so long."""
+        with self._has_changed:
+            self._has_changed.wait(seconds)
 
     def take_durable(self) -> dict[bytes, list[ChunkRef]]:
         """Return the chunks of each pack that became durable since the last call."""
@@ -269,6 +290,14 @@ class PackWriter:
         self._ledger.fail(_Aborted("the backup was given up"))
         self._join()
 
+    def durable_ref(self, placed: PlacedChunk) -> ChunkRef | None:
+        """Return where a chunk lies once it is durable, ``None`` until then; any thread may ask."""
+        return self._ledger.durable_ref(placed)
+
+    def wait_durable(self, seconds: float) -> None:
+        """Wait until another pack is durable, for *seconds* at most."""
+        self._ledger.wait_durable(seconds)
+
     def remember_durable(self, remember: Callable[[list[ChunkRef]], None]) -> None:
         """Pass the chunks that became durable since the last call to *remember*, though no manifest names them yet.
 
@@ -355,7 +384,9 @@ class _Coder:
         if self._pack is None:
             self._pack = self._lanes.take()
         ref = self._pack.add(name, job.plain, job.item_bytes, job.base)
-        job.placed.own_ref, job.placed.is_new = ref, True
+        # In this order: whoever sees the place of a new chunk must see that it is new, and may not be durable yet.
+        job.placed.is_new = True
+        job.placed.own_ref = ref
         self._ledger.chunk_stored(ref)
         if self._lanes.is_due(self._pack):
             self.rest()
@@ -376,7 +407,8 @@ class _Coder:
             refs = self._pack.add_short(chunks[done:])
             for at, ref in zip(mine[done:], refs, strict=False):
                 placed = job.placed[at]
-                placed.own_ref, placed.is_new = ref, True
+                placed.is_new = True  # before the place, as above
+                placed.own_ref = ref
             done += len(refs)
             self._ledger.chunks_stored(refs)
             if self._lanes.is_due(self._pack):

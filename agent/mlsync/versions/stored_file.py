@@ -135,7 +135,7 @@ def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
     digester = FileDigester(entry.digest[0], entry.holes)
     for part in parts_of(entry):
         if part.ref is None:
-            yield from _zeros(part.length)
+            yield from zeros(part.length)
             continue
         view = next(chunks)
         digester.update(view)
@@ -145,7 +145,8 @@ def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
         raise ObjectDamaged("a file's chunks do not make the file", where=repr(entry.path))
 
 
-def _zeros(length: int) -> Iterator[memoryview]:
+def zeros(length: int) -> Iterator[memoryview]:
+    """Yield *length* zero bytes, as a hole has them."""
     while length > 0:
         piece = _ZEROS[: min(length, len(_ZEROS))]
         yield piece

@@ -42,7 +42,10 @@ KnownPieces = Mapping[tuple[int, bytes], ChunkRef]
 
 @dataclass(slots=True)
 class ReadFile:
-    """A file that was read; its chunks have their place once the writer has finished."""
+    """A file that was read; its chunks have their place once the writer has finished.
+
+    While it is being read, another thread may look at it: no more pieces come once it *is_over*.
+    """
 
     found: Found
     stat: FileStat
@@ -54,6 +57,7 @@ class ReadFile:
     placed: list[PlacedChunk] = field(default_factory=list)
     pieces: list[CachedPiece] = field(default_factory=list)
     room: Room = None
+    is_over: bool = False
 
     def entry(self) -> Entry:
         """Return the file's entry; valid after the writer's ``finish``."""
@@ -76,7 +80,7 @@ class Archiver:
     """Reads files for one backup; counts the bytes, and notes files with attributes that no version keeps.
 
     *container_of* says which container the last version has at a path, if it has a checkpoint there. *expect_proof* is
-    called as soon as a checkpoint turns out to have new content.
+    called with each piece of a checkpoint that has not been there at the last version.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Archiver:
         *,
         may_use: Callable[[ChunkRef], bool],
         container_of: Callable[[bytes], str | None],
-        expect_proof: Callable[[], None],
+        expect_proof: Callable[[ReadFile], None],
         advance: Callable[[int], None],
         sleep: Callable[[float], None],
     ) -> None:
@@ -175,7 +179,10 @@ class Archiver:
                 # If the file did hold still, what does not fit is damage at rest, and reading it again will not help.
                 file.confirm()
                 raise Unsound(TroubleKind.BROKEN, error.what, file.stat, file.opened_ns) from error
-            read.digest = whole.digest()
+            else:
+                read.digest = whole.digest()
+            finally:
+                read.is_over = True
             self._confirm(file, read, extents)
             return read
 
@@ -208,7 +215,7 @@ class Archiver:
             piece.release()
             return
         if read.is_checkpoint:
-            self._expect_proof()
+            self._expect_proof(read)
         if piece.length <= COPY_BYTES_MAX:
             content = memoryview(bytes(piece.view))
             piece.release()
