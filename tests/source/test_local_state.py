@@ -43,7 +43,7 @@ def test_what_is_remembered_comes_back(path):
     with State.open(path) as state:
         seed = state.seed
         state.set_head("run", Head(3, b"digest"))
-        state.replace_files("run", files, [])
+        state.replace_files("run", files.items(), [])
         state.add_chunks([(b"name", b"pack", b"location")])
     with State.open(path) as state:
         assert state.seed == seed
@@ -65,25 +65,25 @@ def test_every_state_has_a_seed_of_its_own(tmp_path):
 
 def test_files_are_replaced_and_removed_within_their_run(state):
     """A replacement touches the paths that it names, of its run only."""
-    state.replace_files("one", {b"a": remembered(1), b"b": remembered(2)}, [])
-    state.replace_files("two", {b"a": remembered(3)}, [])
-    state.replace_files("one", {b"b": remembered(4)}, [b"a", b"unknown"])
+    state.replace_files("one", {b"a": remembered(1), b"b": remembered(2)}.items(), [])
+    state.replace_files("two", {b"a": remembered(3)}.items(), [])
+    state.replace_files("one", {b"b": remembered(4)}.items(), [b"a", b"unknown"])
     assert state.cached_files("one") == {b"b": remembered(4)}
     assert state.cached_files("two") == {b"a": remembered(3)}
 
 
 def test_a_replacement_that_fails_changes_nothing(state):
     """Files change all together or not at all, and the state is usable afterwards."""
-    state.replace_files("run", {b"a": remembered(1)}, [])
+    state.replace_files("run", {b"a": remembered(1)}.items(), [])
 
     def removed():
         yield b"a"
         raise KeyError
 
     with pytest.raises(KeyError):
-        state.replace_files("run", {b"b": remembered(2)}, removed())
+        state.replace_files("run", {b"b": remembered(2)}.items(), removed())
     assert state.cached_files("run") == {b"a": remembered(1)}
-    state.replace_files("run", {b"b": remembered(2)}, [b"a"])
+    state.replace_files("run", {b"b": remembered(2)}.items(), [b"a"])
     assert state.cached_files("run") == {b"b": remembered(2)}
 
 
@@ -107,7 +107,7 @@ def test_a_hundred_thousand_files_are_remembered(state):
     """A large run comes back whole, and pieces are taken apart for those files only that ask."""
     blob = remembered(0, pieces=3).packed()[2]
     files = {b"dir/%d" % n: CachedFile(STAT, n, b"entry", blob) for n in range(100_000)}
-    state.replace_files("run", files, [])
+    state.replace_files("run", files.items(), [])
     back = state.cached_files("run")
     assert back.keys() == files.keys()
     assert all(isinstance(row._pieces, bytes) for row in back.values())
@@ -117,8 +117,8 @@ def test_a_hundred_thousand_files_are_remembered(state):
 def test_rows_come_in_the_order_of_paths_and_page_by_page(state, monkeypatch):
     """However they were remembered, rows come in the order of path bytes, and each page is a query of its own."""
     files = {b"%d" % (n * 7919 % 1000): remembered(n) for n in range(1000)}
-    state.replace_files("other", {b"5": remembered(5)}, [])
-    state.replace_files("run", files, [])
+    state.replace_files("other", {b"5": remembered(5)}.items(), [])
+    state.replace_files("run", files.items(), [])
     sizes = []
     query = state._query
     monkeypatch.setattr(state, "_query", lambda *given: (rows := query(*given), sizes.append(len(rows)))[0])
@@ -214,7 +214,7 @@ def test_a_second_damaged_file_takes_the_next_number(path):
 def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
     """A damaged page raises StateDamaged when it is met, the file is put aside, and opening again works."""
     with State.open(path) as state:
-        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [])
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}.items(), [])
     content = bytearray(path.read_bytes())
     content[10 * 4096 :] = os.urandom(len(content) - 10 * 4096)
     path.write_bytes(content)
@@ -231,7 +231,7 @@ def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
 def test_the_log_of_a_damaged_file_goes_with_it(path):
     """Where another process has the file open its log is put aside as well: a fresh file would be read through it."""
     with State.open(path) as state:
-        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [])
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}.items(), [])
     content = bytearray(path.read_bytes())
     content[10 * 4096 :] = os.urandom(len(content) - 10 * 4096)
     path.write_bytes(content)
@@ -249,7 +249,7 @@ def test_the_log_of_a_damaged_file_goes_with_it(path):
 def test_rows_that_do_not_parse_are_damage(path):
     """A row of the wrong length is damage, not a crash, and never the same as what was found."""
     with State.open(path) as state:
-        state.replace_files("run", {b"a": remembered(1)}, [])
+        state.replace_files("run", {b"a": remembered(1)}.items(), [])
         state._connection.execute("UPDATE files SET stat = x'00'")
         [(_, packed, _)] = state.file_rows("run")
         assert not is_same(packed, Found(b"a", "file", STAT))
@@ -259,11 +259,11 @@ def test_rows_that_do_not_parse_are_damage(path):
 
 def test_a_full_disk_is_said_and_the_state_stays_whole(state):
     """When SQLite gets no more room the change is undone and StateFull is raised."""
-    state.replace_files("run", {b"a": remembered(1)}, [])
+    state.replace_files("run", {b"a": remembered(1)}.items(), [])
     [(pages,)] = state._connection.execute("PRAGMA page_count")
     state._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StateFull):
-        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [b"a"])
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}.items(), [b"a"])
     assert state.cached_files("run") == {b"a": remembered(1)}
 
 
@@ -311,7 +311,7 @@ def test_threads_share_a_state(state):
 
     def work(run):
         for number in range(20):
-            state.replace_files(run, {b"%d" % number: remembered(number)}, [])
+            state.replace_files(run, {b"%d" % number: remembered(number)}.items(), [])
             state.add_chunks([(run.encode() + bytes([number]), b"p", b"l")])
 
     threads = [threading.Thread(target=work, args=(f"run {n}",)) for n in range(4)]
@@ -359,7 +359,7 @@ def older_schema(path, version, *later_tables):
     """A state as an older mlsync would have left it."""
     with State.open(path) as state:
         state.set_head("run", Head(7, b"digest"))
-        state.replace_files("run", {b"a": remembered(1)}, [])
+        state.replace_files("run", {b"a": remembered(1)}.items(), [])
     with sqlite3.connect(path) as connection:
         for table in later_tables:
             connection.execute(f"DROP TABLE {table}")

@@ -165,7 +165,8 @@ class Record(msgspec.Struct):
         body = encode_row(row)
         if isinstance(self.read, ReadFile):
             # The pieces are those of the content that was read; they say nothing of another one in its place.
-            pieces = self.read.pieces if row.is_held or row.trouble is None else ()
+            has_pieces = row.is_held or row.trouble is None
+            pieces = (self.read.packed_pieces or self.read.pieces) if has_pieces else ()
             return CachedFile(self.read.stat, self.read.checked_ns, body, pieces)
         if self.read is not None:
             return CachedFile(self.read.stat, self.read.checked_ns, body, ())

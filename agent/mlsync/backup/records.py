@@ -6,7 +6,7 @@ that was in no version yet stays out. Either way a trouble names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,14 +41,15 @@ class Candidate:
     """A version that only has to be committed, and what the files cache keeps of it.
 
     It is worth a version if it *differs* from the parent in more than times. *clamped* are paths whose times are the
-    nearest that a version can hold, and were not in the parent.
+    nearest that a version can hold, and were not in the parent. *cached* are the rows by path, made one by one: those
+    of a hundred thousand files take fifty megabytes.
     """
 
     entries: tuple[Entry, ...]
     troubles: tuple[Trouble, ...]
     differs: bool
     clamped: tuple[bytes, ...]
-    cached: Mapping[bytes, CachedFile]
+    cached: Iterable[tuple[bytes, CachedFile]]
     uncached: Sequence[bytes]
 
 
@@ -243,7 +244,6 @@ class Records:
         in_trouble = [record for record in self._records.values() if record.trouble or record.unit_trouble]
         in_trouble.sort(key=lambda record: record.path)
         named = tuple(trouble for record in in_trouble if (trouble := record.trouble or record.unit_trouble))
-        rows = ((path, record.cache_row()) for path, record in self._records.items() if record.found is not None)
         clamped = [entry for entry in self.entries.values() if abs(entry.mtime_ns) == TIME_NS_MAX]
         old = self.parent.entries
         return Candidate(
@@ -251,9 +251,15 @@ class Records:
             troubles=named,
             differs=self._differs(named),
             clamped=tuple(e.path for e in clamped if e.path not in old or old[e.path].mtime_ns != e.mtime_ns),
-            cached={path: row for path, row in rows if row is not None},
+            cached=self._rows(),
             uncached=[path for path in (*cache.files, *cache.unreadable) if not self._is_present(path)],
         )
+
+    def _rows(self) -> Iterator[tuple[bytes, CachedFile]]:
+        for path, record in self._records.items():
+            row = None if record.found is None else record.cache_row()
+            if row is not None:
+                yield path, row
 
     def _differs(self, troubles: Iterable[Trouble]) -> bool:
         """Return whether content, kind, owner or mode of anything differs, or a refusal is not in the parent yet."""
@@ -307,7 +313,7 @@ class Records:
         if found is not None and record.status is Status.NOT_A_FILE:
             return _entry_without_content(found, record.room)
         if isinstance(record.read, ReadFile):
-            return self._unless_broken(record, record.read.entry())
+            return self._unless_broken(record, record.read.take_entry())
         if record.fault is not None:
             self._set_trouble(record, *record.fault)
             return self._kept(record.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -125,7 +126,10 @@ class Job:
 
     def remember_chunks(self, refs: Iterable[ChunkRef]) -> None:
         """Note in the local state where these chunks lie."""
-        self.state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in refs)
+        # Names are random. In order, neighbours go to one page of the index; in no order each page is read and written
+        # again and again, once the index is larger than the memory that SQLite has for it.
+        ordered = sorted(refs, key=attrgetter("name"))
+        self.state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in ordered)
 
 
 @dataclass(frozen=True, slots=True)

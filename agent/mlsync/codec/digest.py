@@ -87,7 +87,7 @@ def blake3_of(digest: bytes) -> bytes | None:
     return digest[1:] if digest[:1] == bytes((FileDigestKind.WHOLE,)) else None
 
 
-def digest_of_whole(content: bytes) -> bytes:
+def digest_of_whole(content: Buffer) -> bytes:
     """Return the digest, of kind ``WHOLE``, of a file without holes."""
     return _WHOLE + blake3(content).digest()
 

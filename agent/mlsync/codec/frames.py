@@ -20,6 +20,8 @@ _MATCH_GAIN: Final = 0.97
 _BLOCK_HEADER_BYTES: Final = 3
 _BLOCK_REPEATED: Final = 1
 _CHECKSUM_BYTES: Final = 4
+# Decoded by one call, into memory of its own: to set up a reader takes longer than to copy so little.
+_SHORT_BYTES_MAX: Final = 16 << 10
 
 
 class CodingBroken(Exception):
@@ -91,6 +93,10 @@ def decode_frame_into(frame: memoryview, into: memoryview) -> None:
         # First the frame's own header: it must declare the announced length.
         if (declared := zstandard.frame_content_size(frame)) != len(into):
             raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {len(into)}")
+        if 0 < len(into) <= _SHORT_BYTES_MAX:
+            # One call, which needs as much memory as was declared. It would not look behind a frame of no bytes.
+            into[:] = _contexts.decompressor.decompress(frame, allow_extra_data=False)
+            return
         if (frame_bytes := _frame_bytes(frame)) != len(frame):
             raise CodingBroken(f"the zstd frame takes {frame_bytes} bytes of {len(frame)}")
         with _contexts.decompressor.stream_reader(frame, read_across_frames=False, closefd=False) as reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import eq
 
 from mlsync.formats.archives.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
 from mlsync.formats.layout import ByteSource, ContainerBroken
@@ -54,6 +55,10 @@ _PROMISED_BY_NAME = (
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
     (re.compile(rb".*\.nemo", re.IGNORECASE | re.DOTALL), "nemo"),
 )
+# What the names above end in: most files of a large tree have another suffix
+_PROMISING = frozenset(
+    b"pt pth ckpt tar pyth th ptl jit pt2 keras bin safetensors sft npz h5 hdf5 onnx gguf nemo".split()
+)
 # Other programs use these suffixes too, so the content must not be plainly something else
 _SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
 # Any program's data: it is a checkpoint only if the content says so
@@ -77,7 +82,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return named
     promised = _promised(path)
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
-    if _DCP_METADATA.search(head) and path.endswith(b".metadata"):
+    if path.endswith(b".metadata") and _DCP_METADATA.search(head):
         is_ranks = _RANK_METADATA.fullmatch(path.rpartition(b"/")[2])
         return "dcp-rank-metadata" if is_ranks else "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -115,6 +120,8 @@ def is_checkpoint_name(path: bytes) -> bool:
 
 
 def _promised(path: bytes) -> str | None:
+    if path.rpartition(b".")[2].lower() not in _PROMISING:
+        return None
     name = path.rsplit(b"/", 1)[-1]
     return next((container for pattern, container in _PROMISED_BY_NAME if pattern.fullmatch(name)), None)
 
@@ -168,7 +175,7 @@ def _is_cut_off(source: ByteSource, head: bytes) -> bool:
 
 def _is_almost_legacy(head: bytes) -> bool:
     """Return whether the file begins like one of torch before 1.6, with at most a few damaged bytes."""
-    same = sum(one == other for one, other in zip(head, _LEGACY_OPENING, strict=False))
+    same: int = sum(map(eq, head, _LEGACY_OPENING))
     return same >= len(_LEGACY_OPENING) - _LEGACY_DAMAGED_BYTES_MAX
 
 

@@ -20,11 +20,14 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.source.paths import display
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirectory, name_of
-from mlsync.versions.stored_file import RestoredFile, whole
+from mlsync.versions.stored_file import RestoredFile, check_whole
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
 
 #: The fact that names the directory which was loaded as one: in another directory the file is not at level 5.
 LOADED_IN: Final = "loaded_in"
+# Of files that are read back, progress is reported after so much; a stop waits for no more.
+_REPORTED_BYTES_MIN: Final = 1 << 20
+_REPORTED_FILES: Final = 128
 
 
 class Proving:
@@ -63,10 +66,14 @@ class Proving:
         if entries:
             self.say("reading back what is no checkpoint")
         chunks = self._reader.stream(ref for entry in entries for ref in entry.chunks)
-        for entry in entries:
-            for _ in whole(entry, chunks):
-                pass
-            advance(entry.size_bytes)
+        checked_bytes = 0
+        for number, entry in enumerate(entries, 1):
+            check_whole(entry, chunks)
+            checked_bytes += entry.size_bytes
+            # To report each of a hundred thousand takes longer than to read it.
+            if checked_bytes >= _REPORTED_BYTES_MIN or number % _REPORTED_FILES == 0 or number == len(entries):
+                advance(checked_bytes)
+                checked_bytes = 0
 
     def wholes(self, paths: Iterable[bytes], beside: Entries) -> LoadedDirectories:
         """Return the directories of a version that level 5 loads as one and that contain any of *paths*."""

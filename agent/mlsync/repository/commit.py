@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -34,6 +35,10 @@ from mlsync.repository.encoding.validation import check_root
 from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.repository.writer import ChunkLookup, PlacedChunk
+
+# There is one lane, so neighbours stay neighbours, however little its thread takes at a time. Of a million files the
+# body is two hundred megabytes.
+_BATCH_BYTES: Final = 1 << 20
 
 # What looks at packs before a manifest is created: it gets the chunks of the version's body, and their new packs.
 PackCheckAtCommit = Callable[[Sequence[ChunkRef], Sequence[bytes]], None]
@@ -71,7 +76,7 @@ def commit(
     *begin* is called with the manifest's digest before it is created.
     """
     key = repository.version_key(manifest.root.run, manifest.root.number)
-    writer = repository.writer(lookup, lanes=1)
+    writer = repository.writer(lookup, lanes=1, batch_bytes=_BATCH_BYTES)
 
     def put(piece: bytes) -> PlacedChunk:
         return writer.put(memoryview(piece))

@@ -55,7 +55,7 @@ from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_anywhere, read_twice
 from mlsync.repository.reader import ChunkReader, ReadBase
-from mlsync.repository.writer import ChunkLookup, ChunksLookup, PackWriter
+from mlsync.repository.writer import BATCH_BYTES, ChunkLookup, ChunksLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
 
 # How many objects are tried with a key that a lost header would have confirmed.
@@ -553,12 +553,22 @@ class Repository:
         lanes: int | None = None,
         journal: PackJournal | None = None,
         lookup_all: ChunksLookup | None = None,
+        batch_bytes: int = BATCH_BYTES,
     ) -> PackWriter:
         """Return a writer of chunks; *lookup* finds a chunk that is stored already, *lookup_all* many at once.
 
+        Some batches of *batch_bytes* wait in memory for its threads.
         With a *journal*, another process can finish packs that the writer left unfinished: see ``finish_pack``.
         """
-        return PackWriter(self.store, self.keys, lookup, lanes=lanes, journal=journal, lookup_all=lookup_all)
+        return PackWriter(
+            self.store,
+            self.keys,
+            lookup,
+            lanes=lanes,
+            batch_bytes=batch_bytes,
+            journal=journal,
+            lookup_all=lookup_all,
+        )
 
     def journal(self, directory: Path, run: str) -> PackJournal:
         """Return the journal of a run's packs below *directory*; one process at a time may use it."""

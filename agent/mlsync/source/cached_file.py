@@ -23,6 +23,11 @@ class CachedPiece(NamedTuple):
     digest: bytes
 
 
+def packed_piece(length: int, digest: bytes) -> bytes:
+    """Return the pieces of a file that is one piece, as ``CachedFile`` packs them: a quarter of what objects take."""
+    return _PIECE.pack(0, length, digest)
+
+
 class CachedFile:
     """A file as it was read; *entry* is the caller's own.
 

@@ -97,15 +97,15 @@ class State(StateDatabase):
             yield from page
             last = page[-1][0]
 
-    def replace_files(self, run: str, changed: Mapping[bytes, CachedFile], removed: Iterable[bytes]) -> None:
-        """Replace the rows of *changed* and delete those of *removed*."""
+    def replace_files(self, run: str, changed: Iterable[tuple[bytes, CachedFile]], removed: Iterable[bytes]) -> None:
+        """Replace the rows of *changed*, each with its path, and delete those of *removed*."""
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (run,))
             ((run_id,),) = connection.execute("SELECT id FROM runs WHERE run = ?", (run,))
             connection.executemany("DELETE FROM files WHERE run_id = ? AND path = ?", ((run_id, p) for p in removed))
             connection.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-                ((run_id, path, *row.packed()) for path, row in changed.items()),
+                ((run_id, path, *row.packed()) for path, row in changed),
             )
 
     def chunk(self, name: bytes) -> bytes | None:
@@ -124,11 +124,9 @@ class State(StateDatabase):
         return found
 
     def add_chunks(self, items: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-        """Add (name, pack, location) of each chunk; a known name gets the new location."""
+        """Add (name, pack, location) of each chunk, best in the order of names; a known name gets the new location."""
         with self._transaction() as connection:
-            # Names are random. In order, neighbours come to one page of the file; in no order each page is written
-            # and read again and again once the index is larger than SQLite's cache.
-            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", sorted(items))
+            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", items)
 
     def forget_packs(self, packs: Iterable[bytes]) -> None:
         """Delete every chunk in one of the *packs*."""

@@ -97,22 +97,22 @@ def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> byt
 def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
     """Return the directories whose units may be complete or incomplete because of these files."""
     places: set[bytes] = set()
-    for path in paths:
-        directory = path.rpartition(b"/")[0]
+    # By directory: a hundred thousand files may be in a few directories.
+    for directory in {path.rpartition(b"/")[0] for path in paths}:
         marked = marked_around(directory, entries)
         places.add(enclosing(directory) if marked is None else marked)
         if (array := array_around(directory, entries)) is not None:
             places.add(array)
-        if is_tracker(path):
-            beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
-            places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
+    for directory in {path.rpartition(b"/")[0] for path in paths if is_tracker(path)}:
+        beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
+        places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
     return places
 
 
 def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]]:
     """Yield the files in *places*, and the trackers beside them, with their sizes."""
     parents = {place.rpartition(b"/")[0] for place in places}
-    # By directory: a hundred thousand files may be in a few directories.
+    # By directory, as above.
     is_needed: dict[bytes, bool] = {}
     for path, entry in entries.items():
         directory = path.rpartition(b"/")[0]

@@ -36,6 +36,9 @@ COPY_BYTES_MAX: Final = 16 << 10
 # A trainer writes a checkpoint in seconds; one that takes longer is left to the next backup.
 ATTEMPT_WAITS_S: Final = (0.2, 0.8)
 
+# One for all: a list for each of a hundred thousand files takes megabytes.
+_TAKEN: Final[list[PlacedChunk]] = []
+
 #: The chunks that a file had when it was read last, by length and digest of the piece.
 KnownPieces = Mapping[tuple[int, bytes], ChunkRef]
 
@@ -45,6 +48,7 @@ class ReadFile:
     """A file that was read; its chunks have their place once the writer has finished.
 
     While it is being read, another thread may look at it: no more pieces come once it *is_over*.
+    Its *pieces* may be there as the files cache packs them instead.
     """
 
     found: Found
@@ -56,11 +60,13 @@ class ReadFile:
     holes: tuple[tuple[int, int], ...] = ()
     placed: list[PlacedChunk] = field(default_factory=list)
     pieces: list[CachedPiece] = field(default_factory=list)
+    packed_pieces: bytes = b""
     room: Room = None
     is_over: bool = False
 
-    def entry(self) -> Entry:
-        """Return the file's entry; valid after the writer's ``finish``."""
+    def take_entry(self) -> Entry:
+        """Return the file's entry, which has its chunks from then on; call this once, after the writer's ``finish``."""
+        placed, self.placed = self.placed, _TAKEN
         return Entry(
             path=self.found.path,
             kind=EntryKind.FILE,
@@ -71,7 +77,7 @@ class ReadFile:
             size_bytes=self.size_bytes,
             digest=self.digest,
             holes=self.holes,
-            chunks=tuple(placed.ref for placed in self.placed),
+            chunks=tuple([one.ref for one in placed]),
             room=self.room,
         )
 

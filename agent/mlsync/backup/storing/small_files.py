@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import xxhash
 
@@ -13,10 +14,13 @@ from mlsync.formats.layout import ByteSource
 from mlsync.formats.sniff import identify
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.writer import PackWriter, PlacedChunk
-from mlsync.source.cached_file import CachedPiece
+from mlsync.source.cached_file import CachedPiece, packed_piece
 from mlsync.source.root import Root
 from mlsync.source.scan import Found
 from mlsync.source.small_files import read_together
+
+# They are packed at once; and one list for all, as in the archiver.
+_NO_PIECES: Final[list[CachedPiece]] = []
 
 
 class SmallFiles:
@@ -55,13 +59,11 @@ class SmallFiles:
         if read_bytes:
             self._advance(read_bytes)
             self.read_bytes += read_bytes
-        pieces = [_pieces(content, self._seed) for content in plain]
-        placed = self._place(files, plain, pieces)
+        digests = [xxhash.xxh3_128_digest(content, self._seed) if content else b"" for content in plain]
+        placed = self._place(files, plain, digests)
         return [
-            None
-            if content is None
-            else ReadFile(found, found.stat, checked_ns, False, len(content), digest_of_whole(content), (), chunks, own)
-            for (found, _), content, own, chunks in zip(files, plain, pieces, placed, strict=True)
+            None if content is None else _read_file(found, checked_ns, content, chunks, digest)
+            for (found, _), content, digest, chunks in zip(files, plain, digests, placed, strict=True)
         ]
 
     def _is_checkpoint(self, found: Found, content: bytes) -> bool:
@@ -77,20 +79,21 @@ class SmallFiles:
         self,
         files: Sequence[tuple[Found, CachedPath | None]],
         contents: Sequence[bytes | None],
-        pieces: Sequence[list[CachedPiece]],
+        digests: Sequence[bytes],
     ) -> list[list[PlacedChunk]]:
-        """Return each file's chunk; what is not stored where the files cache says is put."""
+        """Return each file's chunk, none of an empty file; what is not stored where the files cache says is put."""
         placed: list[list[PlacedChunk]] = [[] for _ in files]
-        new = []
-        for at, ((_, cached), own) in enumerate(zip(files, pieces, strict=True)):
-            for piece in own:
-                ref = None if cached is None else known_pieces(cached).get((piece.length, piece.digest))
-                if ref is not None and self._may_use(ref):
-                    placed[at].append(PlacedChunk(own_ref=ref))
-                else:
-                    new.append(at)
-        put = self._writer.put_short([content for at in new if (content := contents[at])])
-        for at, chunk in zip(new, put, strict=True):
+        new, plains = [], []
+        for at, ((_, cached), content, digest) in enumerate(zip(files, contents, digests, strict=True)):
+            if not content:
+                continue
+            ref = None if cached is None else known_pieces(cached).get((len(content), digest))
+            if ref is not None and self._may_use(ref):
+                placed[at].append(PlacedChunk(own_ref=ref))
+            else:
+                new.append(at)
+                plains.append(content)
+        for at, chunk in zip(new, self._writer.put_short(plains) if plains else (), strict=True):
             placed[at].append(chunk)
         return placed
 
@@ -110,6 +113,7 @@ class _Content(ByteSource):
         return self._content[offset : offset + length]
 
 
-def _pieces(content: bytes | None, seed: int) -> list[CachedPiece]:
-    """Return the one piece of a file; of an empty one, none."""
-    return [CachedPiece(0, len(content), xxhash.xxh3_128_digest(content, seed))] if content else []
+def _read_file(found: Found, checked_ns: int, content: bytes, chunks: list[PlacedChunk], digest: bytes) -> ReadFile:
+    pieces = packed_piece(len(content), digest) if content else b""
+    whole = digest_of_whole(content)
+    return ReadFile(found, found.stat, checked_ns, False, len(content), whole, (), chunks, _NO_PIECES, pieces)

@@ -6,6 +6,7 @@ The agent asks this at each change of a watched directory, so nothing is read he
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mlsync.formats.groups.deepspeed import is_deepspeed_tag, is_deepspeed_tracker
@@ -67,6 +68,7 @@ def saved_by(path: bytes) -> Saved | None:
     return None
 
 
+@lru_cache(maxsize=256)  # asked for each of many files in few directories
 def enclosing(directory: bytes) -> bytes:
     """Return the outermost directory, *directory* or above it, that is one checkpoint by its name."""
     above = [place for place in upwards(directory) if is_named_for_all(place)]

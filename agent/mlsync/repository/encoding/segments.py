@@ -8,6 +8,7 @@ that differs in one, one segment is stored again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final, cast
 
 import msgspec
@@ -45,16 +46,19 @@ class Body:
         check_tree(entries, where)
         self._inline: bytes | None = None
         self._segments: list[tuple[bytes, int, list[PlacedChunk]]] = []
-        parts = list(_split(entries))
-        body_bytes = sum(len(encoded) for _, _, encoded in parts)
-        if body_bytes > BODY_BYTES_MAX:
-            raise ManifestDamaged("the list of files is longer than 4 GiB", where=where)
-        if body_bytes <= INLINE_BYTES_MAX:
+        parts = _split(entries)
+        # As many as the manifest itself would hold: of a long list each part goes to the store as soon as it is made.
+        first, first_bytes = _up_to(parts, INLINE_BYTES_MAX)
+        if first_bytes <= INLINE_BYTES_MAX:
             self._inline = encode_entries(entries)
             self._first = entries[0].path if entries else b""
             self._count = len(entries)
             return
-        for first_path, count, encoded in parts:
+        body_bytes = 0
+        for first_path, count, encoded in chain(first, parts):
+            body_bytes += len(encoded)
+            if body_bytes > BODY_BYTES_MAX:
+                raise ManifestDamaged("the list of files is longer than 4 GiB", where=where)
             if len(encoded) > SEGMENT_BYTES_MAX:
                 raise ManifestDamaged(f"the list of chunks at {first_path!r} is too long", where=where)
             pieces = [encoded[at : at + CHUNK_BYTES_MAX] for at in range(0, len(encoded), CHUNK_BYTES_MAX)]
@@ -127,6 +131,17 @@ def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
             start = position + 1
 
 
+def _up_to(parts: Iterator[tuple[bytes, int, bytes]], most_bytes: int) -> tuple[list[tuple[bytes, int, bytes]], int]:
+    """Return the first parts, until they are longer than *most_bytes* together, and how long they are."""
+    taken, taken_bytes = [], 0
+    for part in parts:
+        taken.append(part)
+        taken_bytes += len(part[2])
+        if taken_bytes > most_bytes:
+            break
+    return taken, taken_bytes
+
+
 def _ends_segment(entry: Entry) -> bool:
     cost_bytes = 60 + len(entry.path) + 64 * len(entry.chunks) + (400 if entry.proof else 0)
     return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
@@ -149,7 +164,7 @@ class PackTable:
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
-            self.packs.append(pack_bin(*ref.place))
+            self.packs.append(pack_bin(ref.epoch, ref.pack, ref.key_kind))
         base = None if ref.base is None else self.refer(ref.base)
         numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
         return PackedRef(ref.name, index, *numbers, int(ref.coding), base)

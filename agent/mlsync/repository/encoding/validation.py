@@ -30,6 +30,9 @@ MODE_MAX: Final = 0o7777
 OWNER_MAX: Final = (1 << 32) - 2
 TIME_NS_MAX: Final = (1 << 63) - 1
 ORIGIN_BYTES: Final = 16
+_DIGEST_KIND_MAX: Final = max(FileDigestKind)
+# What a part of a path must not be: no name, or one that leads elsewhere.
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 
 
 def check_root(root: ManifestRoot, where: str) -> None:
@@ -80,7 +83,7 @@ def check_entry(entry: Entry, where: str) -> None:
     numbers_are_sound = _numbers_are_sound(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
     if not numbers_are_sound or not is_count(entry.size_bytes):
         raise ManifestDamaged(f"an entry's attributes are out of bounds: {entry.path!r}", where=where)
-    is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
+    is_link = entry.kind is EntryKind.SYMLINK or entry.kind is EntryKind.HARD_LINK
     if is_link == (entry.target == b"") or b"\0" in entry.target:
         raise ManifestDamaged(
             f"an entry is a link without a target, or has a target and is no link: {entry.path!r}", where=where
@@ -117,7 +120,7 @@ def _check_content(entry: Entry, where: str) -> None:
         if offset - hole_bytes not in edges:
             raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}", where=where)
         end, hole_bytes = offset + length, hole_bytes + length
-    filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + hole_bytes
+    filled_bytes = sum([ref.plain_bytes for ref in entry.chunks]) + hole_bytes
     if end > entry.size_bytes or filled_bytes != entry.size_bytes:
         raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
     _check_digest(entry, hole_bytes, where)
@@ -125,7 +128,7 @@ def _check_content(entry: Entry, where: str) -> None:
 
 def _check_digest(entry: Entry, hole_bytes: int, where: str) -> None:
     kind = entry.digest[0] if entry.digest else 0
-    if kind > max(FileDigestKind):
+    if kind > _DIGEST_KIND_MAX:
         raise newer(f"the kind {kind} of an entry's digest is not known here: {entry.path!r}", where)
     if len(entry.digest) != FILE_DIGEST_BYTES or kind == 0:
         raise ManifestDamaged(f"an entry's digest is none of ours: {entry.path!r}", where=where)
@@ -161,7 +164,7 @@ def is_safe_path(path: bytes) -> bool:
     """Return whether a relative *path* stays in its tree: an attacker may have written the manifest."""
     if not 0 < len(path) <= PATH_BYTES_MAX or b"\0" in path:
         return False
-    return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
+    return _NO_NAMES.isdisjoint(path.split(b"/"))
 
 
 def is_sound_top(top: Top) -> bool:
