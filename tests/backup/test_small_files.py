@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from mlsync.backup.storing.archiver import Archiver
 from mlsync.errors import Stopped
 from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.source import small_files as reading
+from mlsync.versions import units
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +181,33 @@ def test_a_file_that_was_just_written_is_read_again_next_time(world, monkeypatch
     assert result.version == 1
     for path, file in world.state.cached_files("yolo").items():
         assert file.checked_ns > os.stat(world.path(path)).st_mtime_ns
+
+
+def test_directories_are_asked_for_and_not_files(world, monkeypatch):
+    """Which files are one checkpoint is looked up once for each directory: a hundred thousand files lie in few."""
+    write_tree(world)
+    asked = []
+    real = units.marked_around
+    monkeypatch.setattr(units, "marked_around", lambda *args: asked.append(args[0]) or real(*args))
+    world.backup()
+    assert 0 < len(asked) <= 3 * len({os.path.dirname(path) for path in world.tree()})
+
+
+def test_a_file_takes_two_kilobytes_of_memory(tmp_path):
+    """What a first backup holds of each file is bounded: its stat, its entry, its record, and what is for the cache."""
+
+    def peak_bytes(count):
+        world = World(tmp_path / str(count))
+        for number in range(count):
+            world.write(f"{number // 500}/{number:06}", b"%d" % number)
+        tracemalloc.start()
+        try:
+            world.backup(read_back="none")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            world.close()
+
+    peak_bytes(10)
+    few, many = peak_bytes(500), peak_bytes(2500)
+    assert (many - few) / 2000 < 1800
