@@ -1,8 +1,10 @@
 """Many files, and many versions: what a backup and a restore cost then.
 
     python bench/many.py [--files 100000] [--versions 1000] [--rounds 5] [--peers mlsync,restic,borg] [--quick]
+    python bench/many.py --only-files [--before COMMIT] …
 
-First a directory of small files: each tool's first backup, and in rounds, in turn, the next with nothing changed. Then
+First a directory of small files, in rounds: each tool's first backup in turn, then the next with nothing changed.
+``--only-files`` ends there, writes results/many_files.json, and may compare with the agent of an older commit. Else
 the history of one run, mlsync alone and without the device proof: a checkpoint of 30 MB (safetensors) of which each
 version rewrites one tensor in a hundred. With 10 versions and with all of them an early one is restored to an empty
 place, and what of it depends on the history would show; in the end also one from the middle, which lies in the packs of
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import struct
 import sys
@@ -26,7 +29,7 @@ from pathlib import Path
 import peers
 import report
 import trees
-from peers import MlsyncWithoutDevice, Peer
+from peers import MlsyncBefore, MlsyncWithoutDevice, Peer
 from process import Ran
 from warm import Warmer
 
@@ -42,15 +45,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
         place = Path(scratch)
         tools = peers.chosen(arguments.peers, place / "peers")
+        if arguments.before:
+            tools.append(MlsyncBefore(place / "peers" / "before", peers.source_of(arguments.before, place / "before")))
         result = {
-            "what": "unchanged backups of many small files; backups and restores early and late in a long history",
-            "tools": peers.versions(tools),
+            "what": "first and unchanged backups of many small files",
+            "tools": peers.versions(tools) | ({MlsyncBefore.name: arguments.before} if arguments.before else {}),
+            "load": round(os.getloadavg()[0], 1),
             "rounds": arguments.rounds,
             "files": many_files(place / "files", tools, Warmer(place), arguments.files, arguments.rounds),
-            "history": history(place / "history", arguments.versions, arguments.rounds),
         }
+        if not arguments.only_files:
+            result["what"] += "; backups and restores early and late in a long history"
+            result["history"] = history(place / "history", arguments.versions, arguments.rounds)
     show(result)
-    report.write("many", result, arguments)
+    report.write("many_files" if arguments.only_files else "many", result, arguments)
 
 
 def parse() -> argparse.Namespace:
@@ -59,6 +67,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--versions", type=int, default=None, help="versions of the history (default 1000; quick: 20)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default=PEERS, help=f"names of tools, with commas; default: {PEERS}")
+    parser.add_argument("--only-files", action="store_true", help="without the history of versions")
+    parser.add_argument("--before", metavar="COMMIT", help="measure the agent of that commit beside, with --only-files")
     arguments = parser.parse_args()
     arguments.files = arguments.files or (2_000 if arguments.quick else 100_000)
     arguments.versions = arguments.versions or (20 if arguments.quick else 1_000)
@@ -67,13 +77,14 @@ def parse() -> argparse.Namespace:
 
 def many_files(source: Path, tools: list[Peer], warmer: Warmer, count: int, rounds: int) -> dict[str, object]:
     make_small_files(source, count)
-    first = {}
-    for tool in tools:
-        tool.prepare()
-        warmer.settle(source)
-        first[tool.name] = tool.backup(source)
-        say(f"first backup of {count} files: {tool.name}", first[tool.name])
+    first: dict[str, list[Ran]] = {tool.name: [] for tool in tools}
     runs: dict[str, list[Ran]] = {tool.name: [] for tool in tools}
+    for _ in range(rounds):
+        for tool in tools:
+            tool.prepare()
+            warmer.settle(source)
+            first[tool.name].append(tool.backup(source))
+            say(f"first backup of {count} files: {tool.name}", first[tool.name][-1])
     for _ in range(rounds):
         for tool in tools:
             warmer.settle(source)
@@ -84,7 +95,7 @@ def many_files(source: Path, tools: list[Peer], warmer: Warmer, count: int, roun
     return {
         "file_count": count,
         "size_bytes": trees.size_bytes(source),
-        "first": {name: ran.costs() for name, ran in first.items()},
+        "first": {name: costs_of(mine) for name, mine in first.items()},
         "unchanged": {name: costs_of(mine) for name, mine in runs.items()},
     }
 
@@ -198,43 +209,41 @@ def say(what: str, ran: Ran) -> None:
 
 def show(result: dict[str, object]) -> None:
     files = result["files"]
-    ours = files["unchanged"]["mlsync"]["wall_s"]["median"] if "mlsync" in files["unchanged"] else None
-    rows = [
-        (
-            name,
-            report.ratio(ours, costs["wall_s"]["median"]),
-            costs["wall_s"]["median"],
-            f"{costs['wall_s']['min']:.2f}-{costs['wall_s']['max']:.2f}",
-            costs["cpu_s"]["median"],
-            costs["peak_mib"]["max"],
-            costs.get("read_bytes"),
-            costs.get("store_calls"),
-            files["first"][name]["wall_s"],
-        )
-        for name, costs in files["unchanged"].items()
+    title = f"{files['file_count']:,} files of {files['size_bytes']:,} bytes together"
+    columns = ["mlsync/it", "wall s", "min-max", "CPU s", "peak MiB", "read bytes", "calls"]
+    for what in ("first", "unchanged"):
+        ours = files[what]["mlsync"]["wall_s"]["median"] if "mlsync" in files[what] else None
+        rows = [file_row(name, ours, costs) for name, costs in files[what].items()]
+        report.show(f"{title}: {what}", [what, *columns], rows)
+    if "history" in result:
+        show_history(result["history"])
+
+
+def file_row(name: str, ours: float | None, costs: dict[str, object]) -> list[object]:
+    wall = costs["wall_s"]
+    return [
+        name,
+        report.ratio(ours, wall["median"]),
+        wall["median"],
+        f"{wall['min']:.2f}-{wall['max']:.2f}",
+        costs["cpu_s"]["median"],
+        costs["peak_mib"]["max"],
+        costs.get("read_bytes"),
+        costs.get("store_calls"),
     ]
-    columns = [
-        "unchanged",
-        "mlsync/it",
-        "wall s",
-        "min-max",
-        "CPU s",
-        "peak MiB",
-        "read bytes",
-        "calls",
-        "first wall s",
-    ]
-    report.show(f"{files['file_count']:,} files of {files['size_bytes']:,} bytes together", columns, rows)
+
+
+def show_history(history: dict[str, object]) -> None:
     rows = [
         history_row(f"{what}, with {look['versions']} versions", costs)
-        for look in result["history"]["looks"]
+        for look in history["looks"]
         for what, costs in {
             "backup": look["backup"],
             **{f"restore of version {number}": costs for number, costs in look["restores"].items()},
         }.items()
     ]
     columns = [MlsyncWithoutDevice.name, "wall s", "min-max", "CPU s", "peak MiB", "read bytes", "calls"]
-    title = f"One checkpoint of {result['history']['checkpoint_bytes']:,} bytes, one tensor of 100 new in each version"
+    title = f"One checkpoint of {history['checkpoint_bytes']:,} bytes, one tensor of 100 new in each version"
     report.show(title, columns, rows)
 
 

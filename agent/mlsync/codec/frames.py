@@ -104,7 +104,7 @@ def decode_frame_into(frame: memoryview, into: memoryview) -> None:
             if filled_bytes != len(into) or reader.read(1):
                 raise CodingBroken(f"decodes to another length than {len(into)} bytes")
     except zstandard.ZstdError as error:
-        raise CodingBroken(str(error)) from error
+        raise CodingBroken(f"the zstd frame does not decode: {error}") from error
 
 
 def _frame_bytes(frame: memoryview) -> int:
