@@ -148,6 +148,19 @@ def test_a_fault_of_a_parser_concerns_its_file_alone(world, monkeypatch):
     assert len(contents(world.restored())) == 66
 
 
+def test_files_for_which_memory_runs_out_are_read_one_by_one(world, monkeypatch, alone):
+    """A lack of memory ends no backup: each file is tried by itself."""
+
+    def fails(*_):
+        raise MemoryError
+
+    write_tree(world)
+    monkeypatch.setattr(small_files, "read_together", fails)
+    world.backup()
+    assert len(alone) == 67
+    assert world.restored() == world.tree()
+
+
 def test_a_checkpoint_that_is_one_no_more_is_not_taken(world):
     """A small file in the place of a checkpoint, whatever it holds, is for the archiver to judge."""
     world.write("weights", small_checkpoint())

@@ -210,6 +210,8 @@ def archive_small(records: Sequence[Record], small_files: SmallFiles) -> Sequenc
         for record in records:
             record.put_off()
         return ()
+    except MemoryError:  # one by one they need less, and whichever still needs too much is named
+        return records
     for record, one in zip(records, read, strict=True):
         if one is not None:
             record.status, record.read = Status.READ, one
