@@ -232,3 +232,40 @@ def test_files_of_one_directory_come_together(root):
     assert [one for group in groups for one in group] == found
     assert list(map(len, groups)) == [2, 1, TOGETHER_MAX, 2, 1, 1]
     assert list(map(len, together(found, most=1))) == [1] * len(found)
+
+
+def test_a_short_read_is_no_content(root, monkeypatch):
+    """Network file systems may return fewer bytes than there are; the long way asks for the rest."""
+    write_files(root, 2)
+    directory = watched(root)
+    found = files_of(directory)
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, length: real(descriptor, length)[:9])
+    assert read_together(directory, found)[1] == [None, None]
+
+
+def test_what_was_opened_is_what_was_found(root, monkeypatch):
+    """Another file that had the name only for the moment of the opening is not read for it."""
+    write_files(root, 2)
+    directory = watched(root)
+    found = files_of(directory)
+    real = os.open
+
+    def swapped(path, *args, **options):
+        return real(b"001" if path == b"000" else path, *args, **options)
+
+    monkeypatch.setattr(os, "open", swapped)
+    assert read_together(directory, found)[1] == [None, b"\1" * 10]
+
+
+def test_a_file_is_opened_without_following_or_waiting(root, monkeypatch):
+    """No link is followed, no pipe is waited for, and no child process inherits the descriptor."""
+    write_files(root, 1)
+    directory = watched(root)
+    found = files_of(directory)
+    real = os.open
+    flags = []
+    monkeypatch.setattr(os, "open", lambda path, how, **options: flags.append(how) or real(path, how, **options))
+    assert read_together(directory, found)[1] == [b"\0" * 10]
+    wanted = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    assert [how & wanted for how in flags] == [wanted]
