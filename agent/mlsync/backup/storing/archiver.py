@@ -66,7 +66,9 @@ class ReadFile:
 
     def take_entry(self) -> Entry:
         """Return the file's entry, which has its chunks from then on; call this once, after the writer's ``finish``."""
-        placed, self.placed = self.placed, _TAKEN
+        placed = self.placed
+        if not self.is_checkpoint:  # of a checkpoint another thread may still read them
+            self.placed = _TAKEN
         return Entry(
             path=self.found.path,
             kind=EntryKind.FILE,
