@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ TRAINING_WIDTH = {"cpu": 512}
 TRAINING_WIDTH_GPU = 4096
 TRAINING_BATCH = 64
 PAGE_BYTES = 4096
+TAG_BYTES = 16
 
 
 def make(path: str, tensors_path: str, dtype: str, gib: float):
@@ -97,7 +99,7 @@ def price(config: str, passphrase: str):
             child = prover._engine.pid  # noqa: SLF001 - nobody but this benchmark wants to know it
             start_cpu_s = cpu_s(child)
             files = {entry.path.decode(): priced(prover, reader, entry, child, config) for entry in entries}
-    return {"start_s": start_s, "start_cpu_s": start_cpu_s, "files": files}
+    return {"start_s": start_s, "start_cpu_s": start_cpu_s, "import_cpu_s": importing(), "files": files}
 
 
 def priced(prover, reader, entry, child: int, config: str):
@@ -115,7 +117,62 @@ def priced(prover, reader, entry, child: int, config: str):
         prove_cpu_s = time.process_time() - began_s + child_cpu_s
         times = {"read_s": read_s, "read_cpu_s": read_cpu_s, "prove_s": prove_s, "prove_cpu_s": prove_cpu_s}
         runs.append(times | {"child_cpu_s": child_cpu_s})
-    return found | {key: min(run[key] for run in runs) for key in runs[0]}
+    return found | {key: min(run[key] for run in runs) for key in runs[0]} | {"steps_cpu_s": apart(reader, entry)}
+
+
+def apart(reader, entry) -> dict[str, float]:
+    """Processor seconds of each step of reading a file back, one chunk after the other in one thread."""
+    from mlsync.buffers import aligned_memory
+    from mlsync.codec.compression import Coding, decode_into
+    from mlsync.codec.digest import FileDigester, is_named
+    from mlsync.proof.inspection import inspect
+    from mlsync.proof.spans import ExtentChecksums
+    from mlsync.repository import names
+    from mlsync.versions.stored_file import RestoredFile, parts_of
+
+    spent_s: dict[str, float] = {}
+
+    def clocked(step, work, *arguments):
+        began_s = time.process_time()
+        result = work(*arguments)
+        spent_s[step] = spent_s.get(step, 0.0) + time.process_time() - began_s
+        return result
+
+    opener = reader._opener  # noqa: SLF001 - its steps are what is measured
+    inspection = clocked("parsing", inspect, RestoredFile(reader, entry, lambda _: None), entry.path, Level.MEANING)
+    checksums, digester = ExtentChecksums(inspection.layout), FileDigester(entry.digest[0], entry.holes)
+    memory = {use: memoryview(aligned_memory(20 << 20)) for use in ("sealed", "coded", "plain")}
+    for part in parts_of(entry):
+        ref = part.ref
+        if ref is None:
+            continue
+        sealed, plain = memory["sealed"][: ref.stored_bytes], memory["plain"][: ref.plain_bytes]
+        seal = opener._seal_of(ref)  # noqa: SLF001 - as above
+        coded = memory["coded"][: ref.stored_bytes - TAG_BYTES]
+        about = (ref.ordinal, ref.name, ref.coding, ref.plain_bytes)
+        clocked("reading", opener._store.read, names.pack(ref.pack), ref.offset, sealed)  # noqa: SLF001 - as above
+        clocked("opening", seal.open_chunk, *about, sealed, coded)
+        if ref.coding is Coding.RAW:
+            plain = coded
+        else:
+            clocked("decoding", decode_into, ref.coding, coded, plain)
+        assert clocked("name", is_named, opener._name_key, plain, ref.name)  # noqa: SLF001 - as above
+        clocked("digest", digester.update, plain)
+        clocked("checksums", checksums.feed, part.offset, plain)
+    assert digester.digest() == entry.digest
+    return spent_s
+
+
+def importing() -> float:
+    """Processor seconds that it takes to import what proves, parsers included, on top of Python itself."""
+
+    def spent_s(code: str) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    return min(spent_s("import mlsync.proof.prover") for _ in range(3)) - min(spent_s("") for _ in range(3))
 
 
 def cpu_s(pid: int) -> float:

@@ -5,7 +5,9 @@
 One version holds the same numbers (``randn * 0.02``) as ``torch.save`` writes them, whose records have CRC-32s, and as
 safetensors does. In each round, in a process of its own: the child's start, each file proved with the repository out of
 the page cache (where *directory* is on a disk), and twice with it there, of which the better counts; the same file only
-read back, which is what a proof adds to. With *before*, the
+read back, which is what a proof adds to. What reading back consists of is measured step by step in one thread: parsing,
+reading, opening, decoding, the chunks' names, the file's digest, the container's checksums; the numbers are the child's
+processor seconds, and importing what proves is measured in a process that does nothing else. With *before*, the
 agent of an older commit does the same in turn with this one, on the same repository, and ratios are medians over the
 rounds of the ratio within a round: more than 1 is dearer before. Processor seconds are of mlsync and its child
 together; where others use the machine they say more than the clock. Writes results/price.json.
@@ -28,6 +30,7 @@ from peers import SECRET, MlsyncWithoutDevice, source_of
 
 AGENT = Path(__file__).parents[1] / "agent"
 NOW, BEFORE = "now", "before"
+STEPS_APART = ("parsing", "reading", "opening", "decoding", "name", "digest", "checksums")
 
 
 def main() -> None:
@@ -105,6 +108,7 @@ def row_of(dtype: str, name: str, runs: dict[str, list[dict]]) -> dict:
             "child_cpu_s_per_gib": costs(found, "child"),
             "start_s": report.spread(one["start_s"] for one in rounds),
             "start_cpu_s": report.spread(one["start_cpu_s"] for one in rounds),
+            **steps_of(rounds, found),
         }
     if BEFORE in runs:
         pairs = list(zip(runs[BEFORE], runs[NOW], strict=True))
@@ -114,6 +118,22 @@ def row_of(dtype: str, name: str, runs: dict[str, list[dict]]) -> dict:
             for key in keys
         }
     return row
+
+
+def steps_of(rounds: list[dict], found: list[dict]) -> dict:
+    """What each step costs, where the commit tells them apart."""
+    if any("import_cpu_s" not in one for one in rounds):
+        return {}
+    steps = {step for one in found for step in one["steps_cpu_s"]}
+    per_gib = {
+        step: report.spread(one["steps_cpu_s"].get(step, 0.0) / one["size_bytes"] * 2**30 for one in found)
+        for step in STEPS_APART
+        if step in steps
+    }
+    return {
+        "import_cpu_s": report.spread(one["import_cpu_s"] for one in rounds),
+        "steps_cpu_s_per_gib": per_gib | {"numbers": costs(found, "child")},
+    }
 
 
 def rates(found: list[dict], kind: str) -> dict[str, float]:
@@ -145,6 +165,13 @@ def show(result: dict) -> None:
         "start CPU",
     ]
     report.show(f"Proof on {result['device']}", columns, rows)
+    steps = [*STEPS_APART, "numbers"]
+    lines = []
+    for row in result["files"]:
+        apart = row[NOW]["steps_cpu_s_per_gib"]
+        medians = [apart[step]["median"] if step in apart else 0.0 for step in steps]
+        lines.append((f"{row['dtype']} {row['file']}", row[NOW]["import_cpu_s"]["median"], *medians))
+    report.show("CPU s/GiB of each step, and of the import", ["file", "import", *steps], lines)
     if result["before"] is not None:
         keys = list(result["files"][0]["before_by_now"])
         lines = [(f"{row['dtype']} {row['file']}", *row["before_by_now"].values()) for row in result["files"]]
