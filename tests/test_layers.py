@@ -127,7 +127,7 @@ HOMES = {
     "boto3": r"mlsync\.store\.s3\..+",
     "botocore": r"mlsync\.(store\.s3\..+|kms\.requests)",
     "s3transfer": r"mlsync\.store\.s3\..+",
-    "tenacity": r"mlsync\.store\.retry",
+    "tenacity": r"mlsync\.store\.tries",
     "watchdog": r"mlsync\.service\.watching\.watch",
     "apscheduler": r"mlsync\.(service\.watching\.schedule|config\.every)",
     "rich": r"mlsync\.(cli\..+|app\.wrapping)",
@@ -143,7 +143,7 @@ HOMES = {
     r"|mlflow_plugin\.weights)",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
-# such as click, cryptography and tenacity around the store, may come at once.)
+# such as click and cryptography, may come at once.)
 HEAVY = ("torch", "numpy", "boto3", "botocore", "watchdog", "apscheduler", "rich", "safetensors", "asyncio", "http")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -171,6 +170,8 @@ def policy_of(config: Config) -> Policy:
     numbers = " ".join(sorted(config.proof.refuse))
     if not config.proof.loads:
         return Policy(numbers)
+    import hashlib  # late: OpenSSL's, and few configurations load checkpoints
+
     given = hashlib.sha256("\0".join(config.proof.command_environment).encode("utf-8", "surrogateescape")).hexdigest()
     return Policy(numbers, f"{framework_of(config, None).fingerprint()} {given[:16]}")
 

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from hashlib import blake2b
@@ -74,7 +73,9 @@ class RunLock:
         return StateDamaged(what, where=str(self.path))
 
     def _write_holder(self, descriptor: int) -> None:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": int(self._clock()), "run": self._run}
+        # What gethostname says, without the module for sockets.
+        host = os.uname().nodename
+        holder = {"pid": os.getpid(), "host": host, "since_s": int(self._clock()), "run": self._run}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 

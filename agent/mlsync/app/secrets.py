@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import stat
 import sys
@@ -10,7 +9,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from secrets import choice
 
 from mlsync.app.privacy import PASSPHRASE_VARIABLE
 from mlsync.app.wording import count
@@ -143,7 +141,11 @@ def _from_credentials(environ: Mapping[str, str]) -> Unlock | None:
 
 
 def _at_terminal() -> Prompt | None:
-    return getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+    from getpass import getpass  # late: machines have the secret in a file
+
+    return getpass
 
 
 def _from_person(prompt: Prompt, what: str, *, confirm: bool, check: Callable[[Unlock], None]) -> Unlock:
@@ -231,6 +233,8 @@ def refuse_weak(new: Unlock) -> None:
 
 def _suggested() -> str:
     """Return a new random passphrase."""
+    from secrets import choice
+
     groups = ("".join(choice(_SUGGESTED_FROM) for _ in range(_SUGGESTED_GROUP_CHARS)) for _ in range(_SUGGESTED_GROUPS))
     return "-".join(groups)
 

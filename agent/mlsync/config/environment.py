@@ -6,7 +6,6 @@ from the keys alone, so that a new key has its variable without further work. A 
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -109,6 +108,8 @@ def _parsed(key: Key, text: str) -> Any:
 
 
 def _unknown(name: str, known: Mapping[str, object]) -> ConfigInvalid:
+    import difflib  # late: only for what is wrong
+
     # What all of them begin with makes none of them more alike.
     names = [one.removeprefix(_PREFIX) for one in (*known, *_OTHERS)]
     close = difflib.get_close_matches(name.removeprefix(_PREFIX), names, n=1, cutoff=0.6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -296,6 +295,8 @@ class _Reader:
         watched = [watch.run for watch in config.watches]
         for run in mirror.runs if watched and self._file is not None else ():
             if run not in watched:
+                import difflib  # late, as below: only for what is wrong
+
                 close = difflib.get_close_matches(run, watched, n=1)
                 advice = f"did you mean {close[0]}?" if close else f"watched here: {', '.join(watched)}"
                 self._refuse((*at[:-1], "runs"), f"no run named {run!r} is watched", advice)
@@ -343,6 +344,8 @@ class _Reader:
     def _refuse_unknown(self, at: KeyPath, name: str, keys: Mapping[str, Key]) -> NoReturn:
         homes = [table for table, known in TABLES.items() if name in known]
         candidates = [*keys, *TABLES] if not at else [*keys]
+        import difflib
+
         close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
         if close:
             advice = f"did you mean {close[0]}?"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sqlite3
 import stat
 import threading
@@ -141,7 +140,7 @@ class StateDatabase:
             if self._is_new():
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
+                connection.execute("INSERT INTO seed VALUES (?)", (os.urandom(8),))
             elif self._schema_version() < _SCHEMA_VERSION:
                 self._migrate()
 

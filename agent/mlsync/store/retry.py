@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import tenacity
-
 from mlsync import errors
 from mlsync.buffers import Buffer
 from mlsync.store.base import ObjectInfo, Store, Upload, view_of
@@ -19,8 +17,6 @@ TRIES_MAX = 12
 # not end a backup.
 TRIES_MIN = 3
 BUDGET_S = 60.0
-_WAIT_FIRST_S = 0.25
-_WAIT_MAX_S = 20.0
 _LIST_BATCH_COUNT = 1000
 
 _Result = TypeVar("_Result")
@@ -116,22 +112,17 @@ class RetryingStore(WrappingStore):
     def call(self, method: str, key: str, work: Callable[[], _Result]) -> _Result:  # noqa: ARG002 - the base's signature
         """Return what *work* returns, after as many tries as it needs and may have."""
         began_s = self._clock()
+        try:
+            return work()
+        except errors.StoreError as error:
+            if not self._store.is_transient(error):
+                raise
+            failed = error
+        from mlsync.store.tries import Limits, Tries  # late, with tenacity: nearly every first try is the last one
 
-        def is_over(state: tenacity.RetryCallState) -> bool:
-            if state.attempt_number >= self._tries_max or state.upcoming_sleep > max(self._budget_s, _WAIT_MAX_S):
-                return True
-            ends_s = self._clock() - began_s + state.upcoming_sleep
-            return state.attempt_number >= self._tries_min and ends_s > self._budget_s
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._is_worth_a_retry),
-            wait=_wait_s,
-            stop=is_over,
-            sleep=self._sleep,
-            before_sleep=lambda state: self._report(method, state),
-            retry_error_callback=lambda state: _give_up(method, state),
-        )
-        return retrying(work)
+        limits = Limits(self._tries_max, self._tries_min, self._budget_s)
+        tries = Tries(limits, self._is_worth_a_retry, self._sleep, self._clock, self._on_wait)
+        return tries.go_on(method, work, failed, began_s)
 
     def _is_worth_a_retry(self, error: BaseException) -> bool:
         return isinstance(error, errors.StoreError) and self._store.is_transient(error)
@@ -141,11 +132,6 @@ class RetryingStore(WrappingStore):
             return is_ours()
         except errors.NotFound:
             return False
-
-    def _report(self, method: str, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if self._on_wait is not None and isinstance(error, errors.StoreError):
-            self._on_wait(method, error, state.upcoming_sleep)
 
 
 class _RetryingUpload(WrappingUpload):
@@ -186,23 +172,3 @@ class _Listing:
         if batch:
             self._after = batch[-1].key
         return batch
-
-
-_jitter_s = tenacity.wait_random_exponential(multiplier=_WAIT_FIRST_S, max=_WAIT_MAX_S)
-
-
-def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Return a random wait that grows with each try, and is never shorter than the store asked for."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    asked_s = error.retry_after_s if isinstance(error, errors.StoreError) else 0.0
-    return max(_jitter_s(state), asked_s)
-
-
-def _give_up(method: str, state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome is not None else None
-    if not isinstance(error, errors.StoreError):
-        msg = "only store errors are retried"
-        raise TypeError(msg)
-    tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
-    text = f"{error.what} ({tries} of {method})"
-    raise errors.StoreUnavailable(text, where=error.where, advice=error.advice) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,6 +64,9 @@ class Receipt:
 
 def send(letter: Letter, *, timeout_s: float = TIMEOUT_S, command: Sequence[str] = _COMMAND) -> Receipt:
     """Send a letter by a process of its own, which is ended after *timeout_s*; never raises."""
+    import json  # late, as below: each configuration names the channels, and few have news
+    import subprocess
+
     try:
         done = subprocess.run(  # noqa: S603 - our own program, by our own interpreter
             command,

@@ -7,7 +7,6 @@ after a version that it made itself. See docs/runs.md, "A node that cannot read"
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -63,6 +62,8 @@ def load_closed_parent(
     if known is None or not made:
         # This node made it, of another directory.
         return replace(parent, is_closed=True)
+    import socket  # late: most nodes read their last version
+
     rows = [one for one in files.values() if one.entry is not None and not one.row.is_held]
     troubles = [one.row.trouble for one in files.values() if one.row.trouble is not None]
     return replace(

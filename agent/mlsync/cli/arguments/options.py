@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import logging
 import os
@@ -208,6 +207,8 @@ def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
     watches = tuple(watch for watch in config.watches if run is None or watch.run == run)
     if not watches:
         runs = [watch.run for watch in config.watches]
+        import difflib  # late: no run that is watched needs it
+
         close = difflib.get_close_matches(run or "", runs, n=1)
         advice = (f"did you mean {close[0]}? " if close else "") + f"there are: {', '.join(runs)}"
         raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=advice)

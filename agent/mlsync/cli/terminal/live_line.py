@@ -7,7 +7,6 @@ process that is killed leaves at most this line.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -109,6 +108,8 @@ def _columns(stream: TextIO) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
     except (OSError, ValueError):
+        import shutil  # late: only a terminal has a width
+
         return shutil.get_terminal_size((_COLUMNS, 24)).columns
 
 

@@ -7,7 +7,6 @@ make the same number: who comes second looks at what the first decided, and deci
 
 from __future__ import annotations
 
-import socket
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
@@ -149,6 +148,8 @@ class By:
     @classmethod
     def here(cls) -> Self:
         """Return this machine, and the time by its clock."""
+        import socket  # late: hardly any command decides
+
         return cls(socket.gethostname(), time.time_ns())
 
 
