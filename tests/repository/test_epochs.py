@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import msgspec
@@ -127,7 +126,7 @@ def test_an_interrupted_pack_is_finished_in_its_own_epoch(tmp_path):
     assert {ref.epoch for ref in refs} == {0}
     assert read_refs(store, KEYS, pack_id, store.stat(names.pack(pack_id)).size_bytes) == refs
     with pytest.raises(EpochUnknown):
-        finish_interrupted(store, KEYS, dataclasses.replace(pack, epoch=1))
+        finish_interrupted(store, KEYS, msgspec.structs.replace(pack, epoch=1))
 
 
 def test_a_slots_epoch_is_bound():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import msgspec
@@ -111,4 +110,4 @@ def test_a_key_of_another_repository_opens_no_evaluation(repository, stored):
     other = Keys(os.urandom(32), EXAMPLES.keys.repository_id)
     key = repository.add_evaluation(evaluation()).key
     with pytest.raises(ManifestDamaged, match="does not authenticate"):
-        Repository(repository.store, other).open_evaluation(key, dataclasses.replace(stored))
+        Repository(repository.store, other).open_evaluation(key, msgspec.structs.replace(stored))

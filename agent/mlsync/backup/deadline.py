@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 # What is left of the time when reading ends: to send what was read, and to write the manifest.
 _SHARE_TO_COMMIT: Final = 0.25
@@ -18,8 +19,7 @@ class OutOfTime(Exception):
     """The time to read is up; what is left keeps its content from the last version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """Until when a last backup waits for writers and reads; times are those of *clock*, in seconds.
 
     The monotonic clock is the same in all processes of a machine, so that one process can tell another the time.

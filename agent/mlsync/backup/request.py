@@ -9,6 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from mlsync.backup.deadline import Deadline, OutOfTime
 from mlsync.backup.files_cache import encode_location
 from mlsync.backup.storing.avoided import Avoided
@@ -78,8 +80,7 @@ class BackupOptions:
         return self.read_back == "none" or (self.deadline is not None and not self.wait_for_proof)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One backup: what all of its steps work with. *avoided* are packs that the version must not rely on."""
 
     repository: Repository

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mlsync.backup.parents.parent import Parent
 from mlsync.errors import Error, SourceShrunk
@@ -23,8 +24,7 @@ _LOOK_BACK: Final = 5
 _MARK: Final = "most checkpoints are gone since version "
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """How many checkpoints the last version has, and how many of these are gone."""
 
     before: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
+
+import msgspec
 
 from mlsync.backup.files_cache import CacheRow, decode_row
 from mlsync.backup.request import Source
@@ -19,8 +20,7 @@ from mlsync.source.state import State
 PATIENCE_NS: Final = 3600 * 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Unchanged:
+class Unchanged(msgspec.Struct, frozen=True):
     """A directory in which nothing changed: its count of entries, and the troubles that it still has."""
 
     count: int

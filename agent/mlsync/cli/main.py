@@ -131,8 +131,8 @@ def _invoke_alone(ctx: click.Context, name: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit: with 0, the status of the error, or a traceback if it is a bug."""
-    # Many files are many objects with hardly a cycle: fewer collections save a tenth of the time. Imports make only what
-    # stays: none before the command is there.
+    # Many files are many objects with hardly a cycle: fewer collections save a tenth of the time. Imports only make
+    # what stays, so there is none before the command is there.
     gc.set_threshold(20_000)
     gc.disable()
     # Once numpy is imported, here or in a process that this one starts, its BLAS would start a thread on each core.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 ALLOWED: Final = 'an address with a port, such as "127.0.0.1:9417" or "[::1]:9417"'
 _PORT_MAX: Final = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where a server listens."""
 
     host: str

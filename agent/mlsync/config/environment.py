@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from mlsync.config.keys import TEXT, Key
 from mlsync.config.model import TABLES, TOP, shown
@@ -38,12 +39,11 @@ _OF_A_SERVICE: Final = re.compile(
 _TOP: Final = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What the environment says: for each table the values by field, and by ``(table, key)`` the variable."""
 
-    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    variables: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
+    variables: Mapping[tuple[str, str], str] = msgspec.field(default_factory=dict)
 
     def of(self, table: str) -> Mapping[str, Any]:
         """Return the values of one table by the names of their fields; the keys above all tables are in ``""``."""

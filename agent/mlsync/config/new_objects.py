@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from mlsync.config.keys import Kind, kind, text
 from mlsync.config.units import DURATION, parse_duration
@@ -28,8 +29,7 @@ _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _LOCK: Final = f'"governance" or "compliance", and {DURATION}, from 3d to 100 years: "governance 30d"'
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(msgspec.Struct, frozen=True):
     """For how long each new object is locked, and whether somebody can lift that."""
 
     mode: str

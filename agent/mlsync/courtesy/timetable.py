@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 ALLOWED: Final = (
     'a rate like "20 MiB/s" or "100 Mbit/s", "unlimited", or a list of lines like '
@@ -38,8 +39,7 @@ _DAY_MINUTES: Final = 24 * 60
 _LINES_MAX: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """A rate in bytes a second, ``None`` for no limit, from minute *first* to before *last* of a day, on *days*.
 
     Days count from Monday, 0. If *last* is not after *first*, it is a minute of the next day.
@@ -63,8 +63,7 @@ class Line:
         return (day in self.days and minute >= self.first) or (yesterday in self.days and minute < self.last)
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(msgspec.Struct, frozen=True):
     """Lines, of which the first that holds counts; none of them is no limit."""
 
     lines: tuple[Line, ...] = ()

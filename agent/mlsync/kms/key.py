@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mlsync.errors import ConfigInvalid, KeyServiceRefused
 from mlsync.kms.names import is_name, may_be, region_of
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from mlsync.kms.requests import Requests
 
 
-@dataclass(frozen=True, slots=True)
-class AwsKey:
+class AwsKey(msgspec.Struct, frozen=True):
     """A key of AWS KMS: *name* is its ARN, its id or an alias; it has no secret.
 
     An ARN says the *region*; else it is this one, or what the profile says. *endpoint_url* is the address of KMS in a

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -66,8 +65,7 @@ class Evaluation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return {one.name: one.value for one in self.numbers}
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvaluation:
+class StoredEvaluation(msgspec.Struct, frozen=True):
     """An evaluation as it was read."""
 
     key: str

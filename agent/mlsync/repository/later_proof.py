@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -55,8 +54,7 @@ class LaterProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     room: Room = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredProof:
+class StoredProof(msgspec.Struct, frozen=True):
     """A later proof as it was read, with the link by which what is written after it names it."""
 
     key: str
@@ -69,8 +67,7 @@ class StoredProof:
         return self.proof.broken_count > 0 or any(file.proof.is_broken for file in self.proof.files)
 
 
-@dataclass(frozen=True, slots=True)
-class VersionProofs:
+class VersionProofs(msgspec.Struct, frozen=True):
     """The later proofs of a version that open, oldest first, and links to those that are *missing*.
 
     What does not open is not among them: whoever may create objects can put some under any name. A proof is missing if

@@ -7,9 +7,10 @@ that an opened manifest gives it, and no listing proves that a version exists (s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Final
+
+import msgspec
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.repository import names
@@ -22,8 +23,7 @@ _LISTED_MAX: Final = 20 * PAGE_COUNT
 _NAMED_BY: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """A run as listings show it."""
 
     name: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import is_named, object_digest, run_id
@@ -62,8 +63,7 @@ from mlsync.store.base import ObjectInfo, Store
 _TRIED_MAX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ListedVersion:
+class ListedVersion(msgspec.Struct, frozen=True):
     """An object under the name of a version, as a listing shows it; only its seal shows whether it is one."""
 
     number: int
@@ -81,8 +81,7 @@ class ListedVersion:
         return is_fence_size(self.size_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVersion:
+class StoredVersion(msgspec.Struct, frozen=True):
     """A manifest's root as it was read, with the digest that the next version refers to."""
 
     root: ManifestRoot

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mlsync.codec.compression import Coding, CodingBroken, decode, encode
 from mlsync.codec.keys import Keys, Purpose
@@ -52,8 +53,7 @@ OBJECT_BYTES_MAX: Final = HEADER_BYTES + MATERIAL_BYTES + PLAIN_BYTES_MAX + TAG_
 _NONCE: Final = bytes(NONCE_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class SealedKind:
+class SealedKind(msgspec.Struct, frozen=True):
     """A kind of sealed object; *noun* is its name in messages.
 
     With *may_be_sealed_to_recipient* a node may have written it that can write and not read. One that *is_raw* is never

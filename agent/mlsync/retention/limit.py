@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mlsync.errors import RemovalRefused
 from mlsync.retention.policy import PolicyOutcome
@@ -15,8 +16,7 @@ _PERCENT_MAX: Final = 100
 ALLOWED: Final = 'a share like "50%", or a number of versions'
 
 
-@dataclass(frozen=True, slots=True)
-class RemovalLimit:
+class RemovalLimit(msgspec.Struct, frozen=True):
     """A share of a run's versions in percent, or a number of them."""
 
     amount: int

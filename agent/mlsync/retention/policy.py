@@ -12,8 +12,9 @@ with a higher count, removes nothing more; and what is left, given to the same p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mlsync.errors import PolicyRefused
 from mlsync.retention.facts import History, VersionFacts
@@ -23,8 +24,7 @@ from mlsync.retention.rules import Rule
 _TEXT_BYTES_MAX: Final = 180
 
 
-@dataclass(frozen=True, slots=True)
-class KeepPolicy:
+class KeepPolicy(msgspec.Struct, frozen=True):
     """The rules, the level below which a version displaces none, and the age below which none is removed."""
 
     rules: tuple[Rule, ...]
@@ -41,8 +41,7 @@ class KeepPolicy:
         return body[: _TEXT_BYTES_MAX - len("…".encode())].decode(errors="ignore") + "…"
 
 
-@dataclass(frozen=True, slots=True)
-class RuleCount:
+class RuleCount(msgspec.Struct, frozen=True):
     """A rule, how many versions it could choose from, and how many it keeps."""
 
     text: str
@@ -50,8 +49,7 @@ class RuleCount:
     kept_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """A version, and the reasons why it is kept: none for one that is removed."""
 
     version: VersionFacts
@@ -63,8 +61,7 @@ class Judged:
         return bool(self.reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyOutcome:
+class PolicyOutcome(msgspec.Struct, frozen=True):
     """What a policy says of the versions of a run that are not forgotten, by rising number."""
 
     run: str

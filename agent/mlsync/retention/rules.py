@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
+
+import msgspec
 
 from mlsync.errors import PolicyRefused
 from mlsync.retention.facts import History, VersionFacts
@@ -20,8 +21,7 @@ from mlsync.values import COUNT_MAX
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """What a rule keeps, the reason by the version's number, and how many versions it could choose from."""
 
     reasons: Mapping[int, str]
@@ -39,8 +39,7 @@ class Rule(Protocol):
         """Return what the rule keeps; raise ``PolicyRefused`` if what it asks for is not known of any version."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastRule:
+class LastRule(msgspec.Struct, frozen=True):
     """The newest versions."""
 
     text: str
@@ -51,8 +50,7 @@ class LastRule:
         return _newest(self.text, history.versions, self.count, history)
 
 
-@dataclass(frozen=True, slots=True)
-class ResumableRule:
+class ResumableRule(msgspec.Struct, frozen=True):
     """The newest versions that training can resume from."""
 
     text: str
@@ -69,8 +67,7 @@ def _newest(text: str, versions: Sequence[VersionFacts], count: int, history: Hi
     return Choice(dict.fromkeys(kept, text), len(versions))
 
 
-@dataclass(frozen=True, slots=True)
-class BestRule:
+class BestRule(msgspec.Struct, frozen=True):
     """The versions with the best values of a number; *name* is as trainers or logs call it."""
 
     text: str
@@ -115,8 +112,7 @@ def _unknown_name(name: str, history: History, text: str) -> PolicyRefused:
     return PolicyRefused(f"no version of run {history.run!r} has a number called {name!r}", where=text, advice=advice)
 
 
-@dataclass(frozen=True, slots=True)
-class EveryRule:
+class EveryRule(msgspec.Struct, frozen=True):
     """The versions nearest to the multiples of a number of epochs or steps; *unit* is "epoch" or "step"."""
 
     text: str
@@ -154,8 +150,7 @@ class EveryRule:
         return rank
 
 
-@dataclass(frozen=True, slots=True)
-class CalendarRule:
+class CalendarRule(msgspec.Struct, frozen=True):
     """A version of each of the newest hours, days, weeks, months or years that have one, in UTC."""
 
     text: str
@@ -194,8 +189,7 @@ _PERIODS: Final[Mapping[str, Callable[[datetime], str]]] = {
 PERIODS: Final = tuple(_PERIODS)
 
 
-@dataclass(frozen=True, slots=True)
-class WithinRule:
+class WithinRule(msgspec.Struct, frozen=True):
     """The versions of a length of time before the newest proved one: a run that stopped long ago loses none of them."""
 
     text: str
@@ -211,8 +205,7 @@ class WithinRule:
         return Choice(dict.fromkeys(kept, self.text), len(history.dated))
 
 
-@dataclass(frozen=True, slots=True)
-class PinnedRule:
+class PinnedRule(msgspec.Struct, frozen=True):
     """The versions that somebody pinned; these are kept without a rule, too."""
 
     text: str
@@ -223,8 +216,7 @@ class PinnedRule:
         return Choice(dict.fromkeys(kept, self.text), len(kept))
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredRule:
+class RegisteredRule(msgspec.Struct, frozen=True):
     """The versions that a registry of models points to."""
 
     text: str

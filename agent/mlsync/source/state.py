@@ -6,10 +6,11 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, cast
 from urllib.parse import quote
+
+import msgspec
 
 from mlsync.errors import StateDamaged
 from mlsync.source.cached_file import CachedFile
@@ -25,24 +26,21 @@ _PAGE: Final = """SELECT {columns} FROM files
 _NAMES_AT_ONCE: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The newest version of a run that this machine saw, with its manifest's digest."""
 
     number: int
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """What identifies a version: its number and its creation time."""
 
     number: int
     created_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class KnownWriter:
+class KnownWriter(msgspec.Struct, frozen=True):
     """The id under which this machine writes a run from a directory, and the versions that it may have written last."""
 
     id: bytes

@@ -9,10 +9,11 @@ import errno
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from mlsync.errors import StateDamaged, StateFull
 from mlsync.source.paths import display
@@ -21,8 +22,7 @@ _DIRECTORY: Final = "handed-over"
 _NOTE_BYTES_MAX: Final = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class NewestWriter:
+class NewestWriter(msgspec.Struct, frozen=True):
     """The number of a run's newest version, and the id of who made it; empty if that is not known."""
 
     number: int

@@ -7,8 +7,9 @@ so every message says "list price". Nobody knows what other servers charge: they
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
+
+import msgspec
 
 #: How fast an archived object is made readable, by the names that S3 uses.
 Tier = Literal["expedited", "standard", "bulk"]
@@ -18,8 +19,7 @@ _MONTH_DAYS: Final = 30.0
 DAY_S: Final = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class TierTerms:
+class TierTerms(msgspec.Struct, frozen=True):
     """What one tier of thawing takes, in words and in hours at most, and its prices for a GB and for 1000 requests."""
 
     takes: str
@@ -28,8 +28,7 @@ class TierTerms:
     usd_per_1000: float
 
 
-@dataclass(frozen=True, slots=True)
-class StorageClass:
+class StorageClass(msgspec.Struct, frozen=True):
     """One storage class: what storing a GB costs in a month, how long one pays at least, and how it thaws.
 
     A class without *tiers* is read at once. Those with *has_copy* give a readable copy for some days, which is stored,
@@ -38,7 +37,7 @@ class StorageClass:
 
     usd_per_gb_month: float
     minimum_days: int = 0
-    tiers: Mapping[Tier, TierTerms] = field(default_factory=dict)
+    tiers: Mapping[Tier, TierTerms] = msgspec.field(default_factory=dict)
     has_copy: bool = True
 
 
@@ -97,8 +96,7 @@ def class_of(name: str) -> StorageClass:
     return CLASSES.get(name or "STANDARD", _UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class PriceList:
+class PriceList(msgspec.Struct, frozen=True):
     """A published price list: *name* says whose, where and of when."""
 
     name: str

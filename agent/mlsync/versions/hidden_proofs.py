@@ -5,7 +5,7 @@ Such a proof may say that a checkpoint is broken, so nothing that asks for a pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from mlsync.monitor import Monitor
 from mlsync.repository.later_proof import VersionProofs
@@ -13,8 +13,7 @@ from mlsync.repository.proof_links import SeenProofs
 from mlsync.repository.repository import Repository
 
 
-@dataclass(frozen=True, slots=True)
-class HiddenProofs:
+class HiddenProofs(msgspec.Struct, frozen=True):
     """The names of the later proofs of a version that are hidden; *refused* if a checkpoint was broken by one of all.
 
     A store that shows them again, unchanged, makes the version what it was.

@@ -62,8 +62,7 @@ class ProofStatus:
 _NO_PROOFS: Final = VersionProofs()
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What a list of files told of a version with these later proofs: its *status*, and whether it *is_resumable*."""
 
     proofs: VersionProofs

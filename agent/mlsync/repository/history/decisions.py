@@ -138,8 +138,7 @@ class NextState:
         return cls(dict(decided.pins), dict(decided.forgotten), decided.gone, registered)
 
 
-@dataclass(frozen=True, slots=True)
-class By:
+class By(msgspec.Struct, frozen=True):
     """Who decides, and when."""
 
     host: str

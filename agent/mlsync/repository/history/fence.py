@@ -9,8 +9,9 @@ that becomes free would let such a writer in. See docs/format.md, "Fences".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
@@ -27,8 +28,7 @@ DIGEST_BYTES: Final = 16
 NEVER_USED: Final = bytes(DIGEST_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(msgspec.Struct, frozen=True):
     """What a fence says: when it was made, and the first half of the digest of the manifest that it took the place of.
 
     *removed* is zeros if the number never had a version. *epoch* is that of the key which sealed it, once it is read.

@@ -7,9 +7,11 @@ a registry points to. See docs/format.md, "Decision".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from itertools import pairwise
 from typing import Any, Final
+
+import msgspec
 
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
@@ -24,8 +26,7 @@ TEXT_BYTES_MAX: Final = 1_000
 _TYPES: Final = (int, bytes, str, str, int, bytes, int)
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """A version of a run, or one *path* in it, that is version *number* of *model* in the registry at *place*.
 
     *manifest* is the first half of the digest of the version's manifest.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
@@ -14,8 +15,7 @@ ROOM_NAME: Final = "decision"
 HALF_BYTES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class SeenDecision:
+class SeenDecision(msgspec.Struct, frozen=True):
     """The number of a decision, and half of its digest."""
 
     number: int

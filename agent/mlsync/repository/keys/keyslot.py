@@ -49,37 +49,40 @@ _LANES_MAX: Final = 64
 _LANE_KIB: Final = 64
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Passphrase:
-    """A passphrase as bytes; the repr hides it."""
+class _Secret:
+    """Bytes that open key slots; the repr hides them. It is no structure whose fields other printers would find."""
 
-    secret: bytes
+    __slots__ = ("_secret",)
 
-    def __repr__(self) -> str:
-        """Return a text without the secret."""
-        return "Passphrase(...)"
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
 
+    @property
+    def secret(self) -> bytes:
+        """The bytes themselves."""
+        return self._secret
 
-@dataclass(frozen=True, slots=True, repr=False)
-class KeyFile:
-    """The content of a key file; the repr hides it."""
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.secret == self._secret
 
-    secret: bytes
-
-    def __repr__(self) -> str:
-        """Return a text without the secret."""
-        return "KeyFile(...)"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class RecoveryKey:
-    """The 32 bytes of a recovery key, which ``recovery_key`` writes and reads as text; the repr hides them."""
-
-    secret: bytes
+    def __hash__(self) -> int:
+        return hash((type(self), self._secret))
 
     def __repr__(self) -> str:
         """Return a text without the secret."""
-        return "RecoveryKey(...)"
+        return f"{type(self).__name__}(...)"
+
+
+class Passphrase(_Secret):
+    """A passphrase as bytes."""
+
+
+class KeyFile(_Secret):
+    """The content of a key file."""
+
+
+class RecoveryKey(_Secret):
+    """The 32 bytes of a recovery key, which ``recovery_key`` writes and reads as text."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -111,8 +114,7 @@ class KeyService(Protocol):
         """Return the secret, or ``None`` if *wrapped* is not from this key and *context*."""
 
 
-@dataclass(frozen=True, slots=True)
-class KmsKey:
+class KmsKey(msgspec.Struct, frozen=True):
     """A key of AWS KMS: *service* asks for it. It holds no secret."""
 
     service: KeyService
@@ -122,8 +124,7 @@ class KmsKey:
 Unlock: TypeAlias = Passphrase | KeyFile | RecoveryKey | KmsKey | WriteOnlyKeys
 
 
-@dataclass(frozen=True, slots=True)
-class Stretching:
+class Stretching(msgspec.Struct, frozen=True):
     """The cost of Argon2id for each guess; kept in the slot, so that it can grow over the years."""
 
     memory_kib: int = 64 << 10

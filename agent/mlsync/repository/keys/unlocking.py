@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from mlsync.codec.keys import Keys
 from mlsync.errors import (
     Error,
@@ -53,8 +55,7 @@ class _OpenedSlot:
     master: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Unlocked:
+class Unlocked(msgspec.Struct, frozen=True):
     """The name of a key slot that opened, all keys that it gives, and whether the newest of these is retired."""
 
     slot: str

@@ -15,7 +15,6 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +45,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 _head_decoder: Final = msgspec.msgpack.Decoder(_Head)
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptedPack:
+class InterruptedPack(msgspec.Struct, frozen=True):
     """A pack whose first *sent_bytes* the store has; *tail* is the rest, up to the end of the last of its *records*."""
 
     pack_id: bytes

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -61,8 +60,7 @@ class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     base: Any = None  # with a coding of a newer mlsync, anything
 
 
-@dataclass(frozen=True, slots=True)
-class PackHead:
+class PackHead(msgspec.Struct, frozen=True):
     """The contents of a pack's header, without key material behind it."""
 
     pack_id: bytes

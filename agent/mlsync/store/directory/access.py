@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 # The set-group-ID bit and all rights of the group: nobody has this by chance, as with the umask of 002 alone.
 _GROUPS: Final = stat.S_ISGID | stat.S_IRWXG
@@ -15,8 +16,7 @@ ROOT_MODE: Final = 0o2770
 PARENT_MODE: Final = 0o750
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """The modes that new files and directories get, and the *group* that they get; ``None`` leaves them the user's."""
 
     # Every member may remove what a crashed writer left, and locks it first, which NFS allows only to a writer.
