@@ -39,7 +39,7 @@ def run(command: Sequence[str | Path], *, environment: Mapping[str, str] | None 
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**os.environ, **(environment or {})},
+            env={**inherited(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=notices,
@@ -51,6 +51,11 @@ def run(command: Sequence[str | Path], *, environment: Mapping[str, str] | None 
     if process.returncode != 0:
         sys.exit(f"failed with {process.returncode}: {' '.join(words)}\n{said}{told}")
     return Ran(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said, told)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, without what keeps Python from writing bytecode: each start would compile anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def text(stream) -> str:
