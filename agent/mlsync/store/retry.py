@@ -118,9 +118,9 @@ class RetryingStore(WrappingStore):
             if not self._store.is_transient(error):
                 raise
             failed = error
-        from mlsync.store.tries import Limits, Tries  # late, with tenacity: nearly every first try is the last one
+        from mlsync.store.tries import Tries, TryLimits  # late, with tenacity: nearly every first try is the last one
 
-        limits = Limits(self._tries_max, self._tries_min, self._budget_s)
+        limits = TryLimits(self._tries_max, self._tries_min, self._budget_s)
         tries = Tries(limits, self._is_worth_a_retry, self._sleep, self._clock, self._on_wait)
         return tries.go_on(method, work, failed, began_s)
 

@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 OnWait = Callable[[str, errors.StoreError, float], None]
 
 
-class Limits(NamedTuple):
+class TryLimits(NamedTuple):
     """How many tries a call has, the first one included, and how long they may take.
 
     No time limit ends it before the try *tries_min*, unless the store asks for a longer wait than the whole limit.
@@ -32,7 +32,7 @@ class Tries:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: TryLimits,
         is_worth_a_retry: Callable[[BaseException], bool],
         sleep: Callable[[float], None],
         clock: Callable[[], float],

@@ -7,11 +7,9 @@ a registry points to. See docs/format.md, "Decision".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import Any, Final
-
-import msgspec
 
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
@@ -26,7 +24,8 @@ TEXT_BYTES_MAX: Final = 1_000
 _TYPES: Final = (int, bytes, str, str, int, bytes, int)
 
 
-class Registered(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Registered:
     """A version of a run, or one *path* in it, that is version *number* of *model* in the registry at *place*.
 
     *manifest* is the first half of the digest of the version's manifest.
