@@ -13,7 +13,6 @@ _WAIT_FIRST_S = 0.25
 _WAIT_MAX_S = 20.0
 
 _Result = TypeVar("_Result")
-OnWait = Callable[[str, errors.StoreError, float], None]
 
 
 class TryLimits(NamedTuple):
@@ -36,7 +35,7 @@ class Tries:
         is_worth_a_retry: Callable[[BaseException], bool],
         sleep: Callable[[float], None],
         clock: Callable[[], float],
-        on_wait: OnWait | None,
+        on_wait: Callable[[str, errors.StoreError, float], None] | None,
     ) -> None:
         self._limits = limits
         self._is_worth_a_retry = is_worth_a_retry
