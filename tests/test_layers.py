@@ -292,7 +292,10 @@ def test_heavy_modules_come_late(module):
 
 def test_a_backup_that_finds_nothing_changed_starts_without_what_makes_a_version():
     """What reads, cuts, parses and proves comes late, and so do the other commands."""
-    ours = {name for name in loaded_by("mlsync.cli.backup") if name.startswith("mlsync.")}
+    loaded = loaded_by("mlsync.cli.backup")
+    # Of tries that follow others, of processes, prompts, terminals and other machines.
+    assert loaded.isdisjoint({"tenacity", "subprocess", "getpass", "shutil", "socket"})
+    ours = {name for name in loaded if name.startswith("mlsync.")}
     assert not {name for name in ours if layer_of(name) in ("proof", "formats", "demo")}
     assert ours.isdisjoint({"mlsync.backup.new_version", "mlsync.source.reading", "mlsync.source.chunker"})
     assert {name for name in ours if name.startswith("mlsync.cli.")} & COMMAND_MODULES == {"mlsync.cli.backup"}
