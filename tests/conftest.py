@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import itertools
 import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ from temporary_place import TemporaryPlace, on_disk
 
 if TYPE_CHECKING:
     from flow_parts import World
+
+RANK_PROGRAM = Path(__file__).with_name("formats") / "dcp_rank.py"
 
 _PLACE = pytest.StashKey[TemporaryPlace]()
 _FAILED = pytest.StashKey[bool]()
@@ -235,6 +239,28 @@ def directory_world() -> Iterator[World]:
         world = World(base, DirectoryStore(base / "repo", create=True))
         yield world
         world.close()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``dcp_rank.py`` saves, once for all processes of the tests: ``checkpoint``, ``fsdp`` and ``hf``.
+
+    It is for reading: a test that changes it works on a copy.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "two_ranks"
+    with (shared / "two_ranks.lock").open("w") as lock:
+        # Whoever comes first makes it, and the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            making = shared / "two_ranks.making"
+            making.mkdir(exist_ok=True)
+            ranks = [subprocess.Popen([sys.executable, RANK_PROGRAM, str(rank), "2", making]) for rank in range(2)]
+            # Long, since what is slow on a busy machine says nothing of the code.
+            assert [rank.wait(timeout=280) for rank in ranks] == [0, 0]
+            making.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

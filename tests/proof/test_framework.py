@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from load_here import load_here
 from proof_python import PROOF_PYTHON
 
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
@@ -295,11 +296,13 @@ def files(tmp_path_factory):
     return place
 
 
-def load_state(files, name, model):
-    """What became of loading one of the files."""
+def load_state(files, name, model, *, as_process=True):
+    """What became of loading one of the files; in this process, if that has the Python that is asked for."""
     command = state_dict_command(PROOF_PYTHON, "cpu", f"verdict:{model}")
-    environment = {"PYTHONPATH": str(files)}
-    return load(Framework("state_dict", command, environment=environment, device="cpu"), files / name, files, never)
+    framework = Framework("state_dict", command, environment={"PYTHONPATH": str(files)}, device="cpu")
+    if as_process or sys.executable != PROOF_PYTHON:
+        return load(framework, files / name, files, never)
+    return load_here(framework, files / name)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +316,7 @@ def load_state(files, name, model):
 )
 def test_a_state_that_fits_loads_and_runs(files, name, model):
     """A state dict alone, under a usual name, in a whole module or in safetensors loads strictly and runs forward."""
-    assert load_state(files, name, model) == Loaded()
+    assert load_state(files, name, model, as_process=name == "whole.pt") == Loaded()
 
 
 @pytest.mark.parametrize(
@@ -326,19 +329,19 @@ def test_a_state_that_fits_loads_and_runs(files, name, model):
 )
 def test_a_state_that_does_not_fit_is_refused(files, name, model, said):
     """A key that is missing, a shape that differs, or a model that does not run with it speaks against the file."""
-    assert said in told(load_state(files, name, model))
+    assert said in told(load_state(files, name, model, as_process=name == "missing.pt"))
 
 
 def test_a_file_without_a_models_state_is_skipped(files):
     """An optimizer's file is not what this is about."""
-    assert load_state(files, "optimizer.pt", "with_tensor") == Loaded(skipped=True)
+    assert load_state(files, "optimizer.pt", "with_tensor", as_process=False) == Loaded(skipped=True)
 
 
 @pytest.mark.parametrize(("model", "said"), [("alone", "gives no example"), ("absent", "no attribute 'absent'")])
 def test_a_model_that_cannot_be_had_says_nothing_of_the_file(files, model, said):
     """What goes wrong before the checkpoint is looked at is not held against it."""
     with pytest.raises(CommandUnavailable, match=said):
-        load_state(files, "bare.pt", model)
+        load_state(files, "bare.pt", model, as_process=model == "alone")
 
 
 def test_a_python_without_ultralytics_says_nothing_of_the_file(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from load_here import load_here
 from safetensors.torch import save_file
 
 from mlsync.proof.framework import DESCRIBED, HUGGING_FACE, Framework, Loaded, load, state_dict_command
@@ -18,8 +18,6 @@ from mlsync.proof.programs import load_transformers
 
 pytestmark = pytest.mark.slow
 
-RANK = Path(__file__).parents[1] / "formats" / "dcp_rank.py"
-RANKS = 2
 MODELS = """
 import torch
 
@@ -38,26 +36,39 @@ def renamed():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """What two ranks saved of a model under FSDP2 with its optimizer, and the models."""
-    place = tmp_path_factory.mktemp("ranks")
+def models(tmp_path_factory):
+    """Where the models are to be imported from."""
+    place = tmp_path_factory.mktemp("models")
     (place / "models.py").write_text(MODELS)
-    ranks = [subprocess.Popen([sys.executable, RANK, str(rank), str(RANKS), place]) for rank in range(RANKS)]
-    assert [rank.wait(60) for rank in ranks] == [0] * RANKS
-    assert len(list((place / "fsdp").glob("*.distcp"))) == RANKS
     return place
 
 
-def loaded(place, directory, model):
-    """What becomes of loading a directory into one of the models."""
+@pytest.fixture
+def fsdp(two_ranks):
+    """What two ranks saved of a model under FSDP2 with its optimizer."""
+    assert len(list((two_ranks / "fsdp").glob("*.distcp"))) == 2
+    return two_ranks / "fsdp"
+
+
+def the_command(models, model):
+    """The built-in command that loads into one of the models."""
     command = state_dict_command(sys.executable, "cpu", f"models:{model}")
-    framework = Framework("state_dict", command, environment={"PYTHONPATH": str(place)}, device="cpu")
-    return load(framework, directory, place, lambda: None)
+    return Framework("state_dict", command, environment={"PYTHONPATH": str(models)}, device="cpu")
 
 
-def test_what_two_ranks_saved_is_loaded_by_one(place):
+def loaded(models, directory, model):
+    """What becomes of loading a directory into one of the models, in a process."""
+    return load(the_command(models, model), directory, models, lambda: None)
+
+
+def loaded_here(models, directory, model):
+    """The same without a process."""
+    return load_here(the_command(models, model), directory)
+
+
+def test_what_two_ranks_saved_is_loaded_by_one(models, fsdp):
     """The model's part of a distributed checkpoint is read into a model that is whole, and the optimizer's is not."""
-    assert loaded(place, place / "fsdp", "layers") == Loaded()
+    assert loaded(models, fsdp, "layers") == Loaded()
 
 
 @pytest.mark.parametrize(
@@ -68,22 +79,27 @@ def test_what_two_ranks_saved_is_loaded_by_one(place):
         ("renamed", "Unexpected key(s) in the checkpoint: 0.bias, 0.weight, 2.bias and 1 more"),
     ],
 )
-def test_a_distributed_state_that_does_not_fit_is_refused(place, model, said):
+def test_a_distributed_state_that_does_not_fit_is_refused(models, fsdp, model, said):
     """A tensor that is missing, left over, of another shape or of another name speaks against the checkpoint."""
-    assert said in loaded(place, place / "fsdp", model).refused
+    assert said in loaded_here(models, fsdp, model).refused
 
 
-def test_a_distributed_checkpoint_within_another_directory_is_found(place, tmp_path):
+def test_a_refusal_of_torchs_reader_is_in_the_last_words(models, fsdp):
+    """What a process shows at its end of a distributed state that does not fit has the reason in it."""
+    assert "Size mismatch between saved torch.Size([3" in loaded(models, fsdp, "wider").refused
+
+
+def test_a_distributed_checkpoint_within_another_directory_is_found(models, fsdp, tmp_path):
     """As where Hugging Face's trainer put it under FSDP: the optimizer's is passed by, and the weights' is loaded."""
     import torch.distributed.checkpoint as dcp
 
-    shutil.copytree(place / "fsdp", tmp_path / "pytorch_model_fsdp_0")
+    shutil.copytree(fsdp, tmp_path / "pytorch_model_fsdp_0")
     moments = {"optim": {"state": {"0.weight": {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}}
     with warnings.catch_warnings(action="ignore"):  # that it is one process
         dcp.save(moments, checkpoint_id=tmp_path / "optimizer_0", no_dist=True)
-    assert loaded(place, tmp_path, "layers") == Loaded()
+    assert loaded_here(models, tmp_path, "layers") == Loaded()
     shutil.rmtree(tmp_path / "pytorch_model_fsdp_0")
-    assert loaded(place, tmp_path, "layers") == Loaded(skipped=True)
+    assert loaded_here(models, tmp_path, "layers") == Loaded(skipped=True)
 
 
 def write_shards(directory: Path, state) -> None:
@@ -102,22 +118,22 @@ def model_state():
     return torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3)).state_dict()
 
 
-def test_a_state_in_several_files_is_put_together(place, tmp_path):
+def test_a_state_in_several_files_is_put_together(models, tmp_path):
     """The files that an index names make one state; one that is not what the index says is refused."""
     write_shards(tmp_path, model_state())
-    assert loaded(place, tmp_path, "layers") == Loaded()
+    assert loaded_here(models, tmp_path, "layers") == Loaded()
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("0.bias", "0.other"))
-    said = loaded(place, tmp_path, "layers").refused
+    said = loaded_here(models, tmp_path, "layers").refused
     assert "the index and its files do not name the same weights: 0.bias, 0.other" in said
 
 
-def test_a_state_in_one_file_of_a_directory_is_found(place, tmp_path):
+def test_a_state_in_one_file_of_a_directory_is_found(models, tmp_path):
     """Beside what else lies there; a directory without weights is skipped."""
     (tmp_path / "config.json").write_text("{}")
-    assert loaded(place, tmp_path, "layers") == Loaded(skipped=True)
+    assert loaded(models, tmp_path, "layers") == Loaded(skipped=True)
     save_file(model_state(), tmp_path / "model.safetensors")
-    assert loaded(place, tmp_path, "layers") == Loaded()
+    assert loaded_here(models, tmp_path, "layers") == Loaded()
 
 
 # ---------------------------------------------------------------- transformers
@@ -194,7 +210,7 @@ def test_a_fingerprint_is_of_what_may_fare_otherwise(tmp_path):
     assert Framework(**one).fingerprint() != known
 
 
-def test_a_file_of_a_directory_may_be_written_as_large_as_it_was(place, tmp_path):
+def test_a_file_of_a_directory_may_be_written_as_large_as_it_was(tmp_path):
     """What a command may write is bounded by the largest file that it was given, not by 1 GiB."""
     (tmp_path / "model").mkdir()
     with (tmp_path / "model" / "large").open("wb") as file:
