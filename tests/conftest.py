@@ -23,6 +23,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from aws_emulator import AwsEmulator
+from compiled_once import compile_share
 from fake_mlflow import FakeMlflow
 from fault_proxy import FaultProxy
 from kms_service import KmsService
@@ -78,12 +79,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Keep Python's garbage collector from what is there before the first test: some 860,000 objects that stay.
 
     Each full collection would look at them all, which takes half a second; one comes with every fifty tests or so.
     """
     gc.disable()
+    config = session.config
+    # Only for a run of all files: one of a few has less to compile than there is to share.
+    if hasattr(config, "workerinput") and set(config.getini("testpaths")) <= set(config.args):
+        compile_share(config)
     try:
         return (yield)
     finally:
