@@ -17,9 +17,9 @@ from mlsync.target.staging import Staging, write_at
 
 @pytest.fixture(scope="module")
 def small_staging():
-    """One with a buffer of two pages, used for one file after another, as a restore does."""
+    """One with slabs of two pages, used for one file after another, as a restore does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staging, "STAGING_BYTES", 8192)
+        patch.setattr(staging, "SLAB_BYTES", 8192)
         patch.setattr("mlsync.direct_io.DIRECT_FROM_BYTES", 4096)
         yield Staging()
 
@@ -49,7 +49,7 @@ def test_what_the_disk_refuses_comes_out_and_leaves_no_thread(tmp_path, monkeypa
     def refuse(*_):
         raise OSError("no more room")
 
-    monkeypatch.setattr(staging, "STAGING_BYTES", 8192)
+    monkeypatch.setattr(staging, "SLAB_BYTES", 8192)
     monkeypatch.setattr(os, "pwrite", refuse)
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     one = Staging()

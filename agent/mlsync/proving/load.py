@@ -87,7 +87,8 @@ class PrivateCopies:
                     target.make_directory(entry)
             plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
             self._refuse_full(target, sum(plan.needed_bytes for plan in plans))
-            chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
+            refs = (part.ref for plan in plans for part in plan.missing if part.ref is not None)
+            chunks = self._reader.stream(refs, target.rooms(plans))
             for plan in plans:
                 target.write(plan, _contents(plan, chunks, tick))
             for entry in entries:

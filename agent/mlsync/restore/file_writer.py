@@ -81,7 +81,8 @@ class FileWriter:
 
         The key is ``None`` where all are written, or where a new stream is better than to go on with this one.
         """
-        chunks = self._reader.stream(_ref(part) for plan in plans for part in plan.missing)
+        refs = (_ref(part) for plan in plans for part in plan.missing)
+        chunks = self._reader.stream(refs, self._target.rooms(plans))
         for at, plan in enumerate(plans):
             fetched = _Fetched(plan, chunks)
             try:

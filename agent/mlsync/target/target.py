@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from mlsync.beneath import reopen
@@ -27,7 +28,7 @@ from mlsync.target.directories import TargetDirectories
 from mlsync.target.holes import is_zero, make_hole
 from mlsync.target.metadata import Notice
 from mlsync.target.os_errors import blocked
-from mlsync.target.staging import Staging, write_at
+from mlsync.target.staging import SLAB_BYTES, Staging, write_at
 from mlsync.target.temporary import TemporaryFile, make_named, open_leftover, open_temporary
 from mlsync.versions.stored_file import FileSpan, parts_of
 
@@ -132,6 +133,25 @@ class Target(TargetDirectories):
         finally:
             os.close(descriptor)
 
+    def rooms(self, plans: Iterable[FilePlan]) -> Callable[[int], memoryview | None]:
+        """Return what gives memory for the n-th missing part of *plans*, before ``write`` gets them in this order.
+
+        Parts that are filled there are written from there. What was given before is not used any more.
+        """
+        self._staging.forget_rooms()
+        parts = ((plan, part) for plan in plans for part in plan.missing)
+        next_number = 0
+
+        def room(number: int) -> memoryview | None:
+            nonlocal next_number
+            plan, part = next(islice(parts, number - next_number, None))
+            next_number = number + 1
+            # A short file is copied into memory that the next one uses too.
+            is_long = plan.entry.size_bytes >= SLAB_BYTES
+            return self._staging.room(plan, part.offset, part.length) if is_long else None
+
+        return room
+
     def write(self, plan: FilePlan, contents: Iterable[tuple[FileSpan, Buffer]]) -> None:
         """Make the whole file under a temporary name, check it, and rename it.
 
@@ -162,7 +182,7 @@ class Target(TargetDirectories):
         entry, descriptor = plan.entry, temporary.descriptor
         if plan.in_place:
             self._copy(temporary, name, plan.in_place)
-        self._staging.begin(descriptor, partial(_open_again, descriptor))
+        self._staging.begin(descriptor, partial(_open_again, descriptor), plan)
         digester = FileDigester(entry.digest[0], entry.holes)
         for part, content in contents:
             digester.update(content)
