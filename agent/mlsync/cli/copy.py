@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ from mlsync.mirror.account import CopyOptions, CopyResult
 from mlsync.mirror.copying import copy_versions
 from mlsync.mirror.rekey import copy_rekeyed
 from mlsync.monitor import Monitor
+from mlsync.repository.ahead import ahead
 from mlsync.repository.listing import run_names
 from mlsync.repository.repository import Repository
 from mlsync.retention.grammar import parse_rules
@@ -221,14 +223,15 @@ def _chosen(session: Session, choice: CopyChoice) -> dict[str, set[int]]:
         return {run: _numbers(repository, find_run(repository, run), choice.versions) for run in runs}
     if not choice.policy:
         return {}
-    chosen = {}
-    for run in choice.runs or sorted(run_names(repository)):
-        settings = session.config.retention_of(run)
-        kept = retained(
-            repository, run, KeepPolicy(choice.policy, settings.floor, 0.0), time.time_ns(), with_all_reasons=True
-        )
-        chosen[run] = {one.version.number for one in kept.evaluation.judged if one.is_kept}
-    return chosen
+    found = ahead(partial(_kept, session, choice.policy), choice.runs or sorted(run_names(repository)))
+    return {run: kept() for run, kept in found}
+
+
+def _kept(session: Session, rules: tuple[Rule, ...], run: str) -> set[int]:
+    """Return the versions of a run that rules keep."""
+    policy = KeepPolicy(rules, session.config.retention_of(run).floor, 0.0)
+    found = retained(session.repository, run, policy, time.time_ns(), with_all_reasons=True)
+    return {one.version.number for one in found.evaluation.judged if one.is_kept}
 
 
 def _numbers(repository: Repository, run: str, words: Sequence[str]) -> set[int]:

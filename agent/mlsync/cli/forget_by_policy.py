@@ -14,7 +14,8 @@ from mlsync.cli.reports.json import forget_by_policy_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.config.model import Config, RetentionSettings
-from mlsync.errors import ConfigInvalid, PolicyRefused, RemovalRefused
+from mlsync.errors import ConfigInvalid, Error, PolicyRefused, RemovalRefused
+from mlsync.repository.ahead import ahead
 from mlsync.repository.history.decisions import By
 from mlsync.repository.listing import run_names
 from mlsync.repository.repository import Repository
@@ -43,11 +44,11 @@ class PolicyChoice:
 
 @dataclass(slots=True)
 class Applied:
-    """What the policies of several runs say, and why one could not be applied."""
+    """What the policies of several runs say, and why one could not be applied, or carried out."""
 
     found: list[tuple[Retained, RetentionSettings]] = field(default_factory=list)
     without_policy: list[str] = field(default_factory=list)
-    refused: list[tuple[str, PolicyRefused]] = field(default_factory=list)
+    refused: list[tuple[str, Error]] = field(default_factory=list)
 
     @property
     def removed_count(self) -> int:
@@ -68,8 +69,7 @@ def forget_by_policy(
     if fault is None and applied.removed_count and not choice.dry_run:
         if not choice.yes and choice.confirmed_count is None:
             _confirm(applied.removed_count, as_json=common.as_json)
-        for one, _ in applied.found:
-            _forget(repository, one, by)
+        applied = _carried_out(repository, applied, by)
         is_done = True
     if common.as_json:
         common.emit(forget_by_policy_json(applied.found, applied.refused, is_dry_run=choice.dry_run, is_done=is_done))
@@ -86,19 +86,23 @@ def _applied(config: Config, repository: Repository, run: str | None, choice: Po
     if not names:
         repository.refuse_unreadable()
     applied = Applied()
+    policies: dict[str, tuple[KeepPolicy, RetentionSettings]] = {}
     for name in names:
         settings = config.retention_of(name)
         rules = choice.keep or settings.keep
-        if not rules:
+        if rules:
+            policies[name] = KeepPolicy(rules, settings.floor, settings.grace_s), settings
+        else:
             applied.without_policy.append(name)
-            continue
-        policy = KeepPolicy(rules, settings.floor, settings.grace_s)
+
+    def judged(name: str) -> Retained:
+        return retained(repository, name, policies[name][0], by.now_ns, with_all_reasons=choice.dry_run)
+
+    for name, result in ahead(judged, policies):
         try:
-            one = retained(repository, name, policy, by.now_ns, with_all_reasons=choice.dry_run)
+            applied.found.append((result(), policies[name][1]))
         except PolicyRefused as error:
             applied.refused.append((name, error))
-            continue
-        applied.found.append((one, settings))
     if len(applied.without_policy) == len(names):
         which = f"of run {names[0]!r}" if len(names) == 1 else "of any run"
         raise ConfigInvalid(f"{_NO_POLICY} {which}", advice=_NO_POLICY_ADVICE)
@@ -113,6 +117,20 @@ def _fault(applied: Applied, choice: PolicyChoice) -> RemovalRefused | None:
     except RemovalRefused as error:
         return error
     return None
+
+
+def _carried_out(repository: Repository, applied: Applied, by: By) -> Applied:
+    """Forget what no rule keeps of each run, and return what was done: a run that fails stops no other one."""
+    done: list[tuple[Retained, RetentionSettings]] = []
+    refused = list(applied.refused)
+    for (one, settings), result in ahead(lambda found: _forget(repository, found[0], by), applied.found):
+        try:
+            result()
+        except Error as error:
+            refused.append((one.evaluation.run, error))
+        else:
+            done.append((one, settings))
+    return Applied(done, applied.without_policy, refused)
 
 
 def _forget(repository: Repository, one: Retained, by: By) -> None:

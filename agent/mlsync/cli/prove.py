@@ -100,15 +100,22 @@ def prove_command(
 
 
 def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tuple[list[LaterResult], Error | None]:
-    """Prove what is pending of these runs; continue with the others where one version cannot be read."""
+    """Prove what is pending of these runs; continue with the others where one run or version cannot be read."""
     results: list[LaterResult] = []
     damaged: Error | None = None
-    for stored in (stored for name in names for stored in later.lacking(name)):
+    for name, lacking in later.lacking_of(names):
         try:
-            results.append(later.pending(stored))
+            waiting = lacking()
         except (Damage, ObjectArchived) as error:
-            monitor.notice("error", f"{stored.root.run}: version {stored.root.number}: {error}")
+            monitor.notice("error", f"{name}: {error}")
             damaged = damaged or error
+            continue
+        for stored in waiting:
+            try:
+                results.append(later.pending(stored))
+            except (Damage, ObjectArchived) as error:
+                monitor.notice("error", f"{stored.root.run}: version {stored.root.number}: {error}")
+                damaged = damaged or error
     return results, damaged
 
 

@@ -17,6 +17,7 @@ from mlsync.cli.reports.json import versions_json
 from mlsync.cli.reports.show_report import pinned, registered_as
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
+from mlsync.repository.ahead import ahead
 from mlsync.repository.evaluation import newest_numbers
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
@@ -53,7 +54,8 @@ def versions_command(common: Common, run: str | None, is_all: bool, accept_rollb
     with common.session(config, monitor, reads_mirrors=True) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
-        listed = {name: _listed(session.repository, name, is_all=is_all) for name in names}
+        found = ahead(lambda name: _listed(session.repository, name, is_all=is_all), names)
+        listed = {name: versions() for name, versions in found}
         unreadable = sorted(session.repository.skipped.items())
         if not any(one.statuses for one in listed.values()):
             session.repository.refuse_unreadable()

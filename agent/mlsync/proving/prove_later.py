@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,6 +23,7 @@ from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving
 from mlsync.proving.load import Loading, LoadingOptions
 from mlsync.proving.shares import Share, Sharing
+from mlsync.repository.ahead import ahead
 from mlsync.repository.later_proof import LaterProof, ProvedFile, StoredProof, VersionProofs
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.proof_links import seen_room
@@ -105,15 +107,29 @@ class LaterProver:
 
         With a share, only versions of which the share has checkpoints; divides the run for ``pending``.
         """
+        yield from self._mine(partial(self._unproved, run))
+
+    def lacking_of(self, runs: Iterable[str]) -> Iterator[tuple[str, Callable[[], list[StoredVersion]]]]:
+        """Yield each run with what returns those that it lacks, as ``lacking`` does: runs are looked at ahead."""
+        for run, found in ahead(self._unproved, runs):
+            yield run, partial(self._mine, found)
+
+    def _unproved(self, run: str) -> tuple[list[StoredVersion], list[StoredVersion]]:
+        """Return the versions of a run that lack a proof, and those that lacked one when they were made."""
         all_of_them = proof_statuses(self._repository, run)
         lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
+        if self._sharing is None or not lacking:
+            return lacking, []
+        # Also versions that were proved since: the division must not depend on later proofs.
+        manifests = [status_from_summaries(status.stored, ()) for status in all_of_them]
+        return lacking, [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
+
+    def _mine(self, found: Callable[[], tuple[list[StoredVersion], list[StoredVersion]]]) -> list[StoredVersion]:
+        lacking, unproved = found()
         if self._sharing is not None and lacking:
-            # Also versions that were proved since: the division must not depend on later proofs.
-            manifests = [status_from_summaries(status.stored, ()) for status in all_of_them]
-            unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
             numbers = self._sharing.divide(unproved)
             lacking = [stored for stored in lacking if stored.root.number in numbers]
-        yield from reversed(lacking)
+        return lacking[::-1]
 
     def _is_lacking(self, status: ProofStatus) -> bool:
         return status.is_pending if self._level is None else status.lacks(self._level)

@@ -14,6 +14,7 @@ import msgspec
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead, each
 from mlsync.repository.repository import ListedVersion, Repository, listed_versions
 
 # S3 lists as many objects in one response.
@@ -64,21 +65,32 @@ def _page(repository: Repository, run: str, after: int, below: int) -> list[List
 
 
 def run_names(repository: Repository) -> Iterator[str]:
-    """Yield the names of all runs, in no order: each costs the start of a listing and one manifest."""
+    """Yield the names of all runs, in no order: each costs its part of a listing, two pages at most, and a manifest."""
+
+    def named(first: tuple[bytes, ListedVersion]) -> str | None:
+        run_id, one = first
+        return _name_in(repository, run_id, one) or _name_among(repository, run_id, _versions_of(repository, run_id))
+
+    yield from (name for name in each(named, _first_versions(repository)) if name is not None)
+
+
+def _first_versions(repository: Repository) -> Iterator[tuple[bytes, ListedVersion]]:
+    """Yield the first version of each run that is listed; of a long run the rest is not listed."""
     after: str | None = ""
     while after is not None:
         listing, after = repository.store.list(names.VERSIONS, after=after), None
+        run, count, is_found = b"", 0, False
         # Objects that are no versions are skipped within one listing: a new listing for each would cost a call each.
         for run_id, one in listed_versions(listing):
-            if one.is_fence:
-                continue
-            name = _name_in(repository, run_id, one) or _name_among(
-                repository, run_id, _versions_of(repository, run_id)
-            )
-            if name is not None:
-                yield name
-            after = names.version(run_id, names.VERSION_MAX)
-            break
+            if run_id != run:
+                run, count, is_found = run_id, 0, False
+            count += 1
+            if not is_found and not one.is_fence:
+                is_found = True
+                yield run_id, one
+            if is_found and count >= PAGE_COUNT:
+                after = names.version(run_id, names.VERSION_MAX)
+                break
 
 
 def runs(repository: Repository) -> list[Run]:
@@ -87,9 +99,10 @@ def runs(repository: Repository) -> list[Run]:
     for run_id, one in listed_versions(repository.store.list(names.VERSIONS)):
         if not one.is_fence:
             by_id.setdefault(run_id, []).append(one)
-    named = ((_name_among(repository, run_id, listed), listed) for run_id, listed in by_id.items())
-    found = [Run(name, tuple(one.number for one in listed)) for name, listed in named if name is not None]
-    return sorted(found, key=lambda run: run.name)
+    named = ahead(lambda run_id: _name_among(repository, run_id, by_id[run_id]), by_id)
+    found = ((name(), by_id[run_id]) for run_id, name in named)
+    opened = [Run(name, tuple(one.number for one in listed)) for name, listed in found if name is not None]
+    return sorted(opened, key=lambda run: run.name)
 
 
 def newest_keys(repository: Repository, limit: int) -> list[str]:

@@ -9,16 +9,15 @@ remembers what did not open (``ListedVersion.stamp``) and reads it once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionMissing
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.ahead import AT_ONCE, each
 from mlsync.repository.listing import last_page
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 
-_AT_ONCE: Final = 16
 _NAMED_COUNT: Final = 8
 # So many of these are in memory at once; larger ones are opened alone.
 _SMALL_BYTES: Final = 1 << 20
@@ -62,11 +61,7 @@ def opened(
 
     yield from map(look, listed[:1])
     for batch in _batches(listed[1:]):
-        if len(batch) == 1:
-            yield look(batch[0])
-            continue
-        with ThreadPoolExecutor(_AT_ONCE) as executor:
-            yield from executor.map(look, batch)
+        yield from each(look, batch)
 
 
 def stored_or_none(repository: Repository, run: str, number: int) -> StoredVersion | None:
@@ -87,7 +82,7 @@ def _batches(listed: Sequence[ListedVersion]) -> Iterator[Sequence[ListedVersion
     batch: list[ListedVersion] = []
     for one in listed:
         is_large = one.size_bytes > _SMALL_BYTES
-        if batch and (is_large or len(batch) == _AT_ONCE):
+        if batch and (is_large or len(batch) == AT_ONCE):
             yield batch
             batch = []
         if is_large:

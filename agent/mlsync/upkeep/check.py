@@ -10,13 +10,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, TypeVar
 
 from mlsync.codec.digest import FileDigester
 from mlsync.errors import (
-    Damage,
     Error,
     FormatUnsupported,
     KeyProblem,
@@ -27,6 +27,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.features import is_feature
@@ -44,16 +45,17 @@ from mlsync.source.paths import display
 from mlsync.store.base import ObjectInfo
 from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision
 from mlsync.upkeep.check_packs import PackCheck
+from mlsync.upkeep.check_reading import OF_OBJECT, Beside, Looked, VersionRead, read_ahead
 from mlsync.upkeep.epoch_care import epoch_faults, epoch_names
 from mlsync.upkeep.faults import Faults
+from mlsync.upkeep.prune_sight import VersionPlace
 from mlsync.upkeep.references import References, claim_of
 from mlsync.versions.proof_status import summed, with_proofs
 
 Version = tuple[str, int]
 _T = TypeVar("_T")
+_Read = TypeVar("_Read")
 
-# Errors about one object; any other error of the store ends the check.
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _HAS_COPY: Final = "its copy is sound, and mlsync repair brings it back"
 _ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{names.VERSION_DIGITS}}})(.+)", re.DOTALL)
@@ -120,15 +122,15 @@ class _Check:
         self._fences: dict[bytes, set[int]] = defaultdict(set)
         self._omitted: dict[bytes, Omitted] = defaultdict(Omitted)
         self._old_fences: set[tuple[bytes, int]] = set()
-        self._opened: list[tuple[bytes, int]] = []
+        self._opened: list[VersionPlace] = []
+        self._sizes: dict[VersionPlace, int] = {}
         self._ended_early = False
 
     def run(self) -> CheckResult:
         self._list_all()
         self._check_key_slots()
         self._check_epochs()
-        for run_id, keys in self._decisions.items():
-            self._decided[run_id] = checked_decisions(self._repository, keys, self._failed, self._problem)
+        self._decided = checked_decisions(self._repository, self._decisions, self._failed, self._problem)
         self._check_versions()
         self._check_proofs_without_version()
         self._check_copies_without_version()
@@ -181,36 +183,51 @@ class _Check:
             self._proofs[version].append(info.key)
         for info, version in self._parsed(names.EVALUATIONS, names.parse_evaluation):
             self._evaluations[version].append(info.key)
-        for info, pack_id in self._parsed(names.MOVES, names.parse_move):
-            self._check_move(info.key, pack_id)
+        for info, _, moved in self._read_each(names.MOVES, names.parse_move, self._open_move):
+            self._check_move(info.key, moved)
         for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
             if pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
 
-    def _note_omission(self, key: str, run_id: bytes) -> None:
+    def _note_omission(self, key: str, run_id: bytes, read: Looked[tuple[Range, ...]]) -> None:
         """Note which versions nobody meant to be here; what does not open says nothing."""
         try:
-            self._omitted[run_id].ranges += omission.read(self._repository, key).versions
+            self._omitted[run_id].ranges += read.get()
         except NotFound:
             return
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             # A copier says it anew after a rotation of the key.
             if not (isinstance(error, ManifestDamaged) and error.is_retired):
                 self._failed(key, error)
 
     def _list_versions(self) -> None:
-        for info, (run_id, number) in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
-            # Only one that opens: something else of that length in the place of a manifest is damage.
-            if is_fence_size(info.size_bytes) and fences.counts(self._repository, info.key):
-                self._fences[run_id].add(number)
-                if self._repository.fence_epoch(info.key) != self._repository.keys.epoch:
-                    self._old_fences.add((run_id, number))
-            else:
+        listed = list(self._parsed(names.VERSIONS, names.parse_version, _odd_version_text))
+        small = (one for one in listed if is_fence_size(one[0].size_bytes))
+        epochs = {place: epoch() for (_, place), epoch in ahead(self._fence_epoch, small)}
+        for info, place in listed:
+            run_id, number = place
+            epoch = epochs.get(place)
+            if epoch is None:
                 self._runs[run_id].append(number)
+                self._sizes[place] = info.size_bytes
+                continue
+            self._fences[run_id].add(number)
+            if epoch != self._repository.keys.epoch:
+                self._old_fences.add(place)
         for _ in self._parsed(names.RUNS, names.parse_registration):
             pass  # a run may be registered and never get a version
-        for info, run_id in self._parsed(names.OMISSIONS, names.parse_omission):
-            self._note_omission(info.key, run_id)
+        for info, run_id, found in self._read_each(names.OMISSIONS, names.parse_omission, self._read_omission):
+            self._note_omission(info.key, run_id, found)
+
+    def _fence_epoch(self, one: tuple[ObjectInfo, VersionPlace]) -> int | None:
+        """Return the epoch of a fence that counts; ``None`` for what is none."""
+        # Only one that opens: something else of that length in the place of a manifest is damage.
+        key = one[0].key
+        epoch = self._repository.fence_epoch(key)
+        return epoch if epoch == self._repository.keys.epoch or fences.counts(self._repository, key) else None
+
+    def _read_omission(self, key: str, _run_id: bytes) -> tuple[Range, ...]:
+        return omission.read(self._repository, key).versions
 
     def _parsed(
         self,
@@ -226,19 +243,38 @@ class _Check:
             else:
                 yield info, parsed
 
+    def _read_each(
+        self, prefix: str, parse: Callable[[str], _T | None], read: Callable[[str, _T], _Read]
+    ) -> Iterator[tuple[ObjectInfo, _T, Looked[_Read]]]:
+        """Yield the objects of a kind as ``_parsed`` does, each read ahead of its turn."""
+
+        def look(info: ObjectInfo) -> tuple[_T, Looked[_Read]] | None:
+            parsed = parse(info.key)
+            return None if parsed is None else (parsed, Looked.of(lambda: read(info.key, parsed)))
+
+        for info, result in ahead(look, self._listed(prefix)):
+            found = result()
+            if found is None:
+                self._odd(info.key, "not an object of mlsync: left alone")
+            else:
+                yield info, *found
+
     def _list_features(self) -> None:
         """Report what is no feature; one that this mlsync does not know would have kept the repository from opening."""
         for info in self._listed(names.FEATURES):
             if not is_feature(self._repository.keys, info.key):
                 self._odd(info.key, "not an object of mlsync: left alone")
 
-    def _check_move(self, key: str, pack_id: bytes) -> None:
-        """Open the record of a pack's move; what it says counts once that pack is gone."""
+    def _open_move(self, _key: str, pack_id: bytes) -> frozenset[bytes]:
+        return frozenset(self._repository.moves.open(pack_id).packs)
+
+    def _check_move(self, key: str, moved: Looked[frozenset[bytes]]) -> None:
+        """Note what the record of a pack's move says; it counts once that pack is gone."""
         try:
-            self._moved_to |= self._repository.moves.open(pack_id).packs
+            self._moved_to |= moved.get()
         except NotFound:
             return  # deleted meanwhile
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             if isinstance(error, _NOT_READ) and not (isinstance(error, FormatUnsupported) and error.is_claim):
                 self._failed(key, error)
             else:
@@ -275,7 +311,7 @@ class _Check:
             slots += 1
             try:
                 self._repository.read_slot(info.key)
-            except (KeyProblem, StoreBroken, *_OF_OBJECT) as error:
+            except (KeyProblem, StoreBroken, *OF_OBJECT) as error:
                 if isinstance(error, StoreBroken) and not error.is_of_object:
                     raise
                 # Another slot opened the repository, so a newer one keeps nothing from being checked.
@@ -303,33 +339,49 @@ class _Check:
 
     def _check_versions(self) -> None:
         count = sum(map(len, self._runs.values()))
-        with self._monitor.task("checking versions", count, unit="versions") as task:
-            for run_id, numbers in self._runs.items():
-                self._check_run(run_id, numbers)
-                task.advance(len(numbers))
+        # What is gone may be half deleted.
+        runs = {
+            run_id: [number for number in numbers if not self._is_gone(run_id, number)]
+            for run_id, numbers in self._runs.items()
+        }
+        places = ((run_id, number) for run_id, numbers in runs.items() for number in numbers)
+        beside = Beside(self._proofs, self._evaluations, self._copy_to_read, self._sizes)
+        with (
+            self._monitor.task("checking versions", count, unit="versions") as task,
+            closing(read_ahead(self._repository, places, beside)) as read,
+        ):
+            for run_id, numbers in runs.items():
+                self._check_run(run_id, numbers, read)
+                task.advance(len(self._runs[run_id]))
 
-    def _check_run(self, run_id: bytes, numbers: list[int]) -> None:
+    def _copy_to_read(self, place: VersionPlace) -> str | None:
+        """Return the name of a version's second copy, if its bytes are to be compared."""
+        copy = self._copies.get(place)
+        return copy.key if copy is not None and self._read_data else None
+
+    def _check_run(
+        self, run_id: bytes, numbers: list[int], versions: Iterator[tuple[VersionPlace, VersionRead | Error]]
+    ) -> None:
+        """Check a run; *versions* yields those of these numbers next."""
         before: Previous | None = None
         missing_before = False
         run: str | None = None
         unread: list[tuple[int, Error]] = []
         later: dict[int, tuple[StoredVersion, list[StoredProof], list[str]]] = {}
-        # What is gone may be half deleted.
-        numbers = [number for number in numbers if not self._is_gone(run_id, number)]
-        for number in numbers:
-            key = names.version(run_id, number)
-            try:
-                stored = self._repository.open_version(key)
-            except _OF_OBJECT as error:
-                unread.append((number, error))
+        for place, read in islice(versions, len(numbers)):
+            key, number = names.version(*place), place[1]
+            if isinstance(read, Error):
+                unread.append((number, read))
                 # The next version cannot be compared with one that does not open.
                 missing_before = True
                 continue
-            self._opened.append((run_id, number))
-            self._check_copy(stored, self._copies.pop((run_id, number), None))
-            proofs = self._proofs.pop((run_id, number), [])
-            self._check_evaluations(stored, self._evaluations.pop((run_id, number), []))
-            later[number] = stored, self._check_version(stored, proofs), proofs
+            stored = read.stored
+            self._opened.append(place)
+            self._check_copy(stored, self._copies.pop(place, None), read.copy)
+            proofs = self._proofs.pop(place, [])
+            self._evaluations.pop(place, None)
+            self._check_evaluations(stored, read.evaluations)
+            later[number] = stored, self._check_version(read), proofs
             run, previous = stored.root.run, stored.root.previous
             if previous is not None and self._is_absent(run_id, previous.number, numbers):
                 pass  # a gap that was decided, or that a copier left
@@ -398,16 +450,17 @@ class _Check:
             # A copy is looked at once all runs are: its version may be the newest, which nothing follows.
             self._problem(key, f"the manifest is missing, and version {after} follows it", missing)
 
-    def _check_version(self, stored: StoredVersion, proofs: list[str]) -> list[StoredProof]:
+    def _check_version(self, read: VersionRead) -> list[StoredProof]:
         """Check a version with its later proofs, and return those that open."""
         self._result.version_count += 1
+        stored = read.stored
         root, key = stored.root, stored.key
         version = (root.run, root.number)
         try:
             for ref in segment_refs(root, key):
                 self._references.note(ref)
-            entries: tuple[Entry, ...] | None = self._repository.entries(stored)
-        except _OF_OBJECT as error:
+            entries: tuple[Entry, ...] | None = read.entries.get()
+        except OF_OBJECT as error:
             entries = None
             if isinstance(error, _NOT_READ):
                 self._failed(key, error, version)
@@ -417,7 +470,7 @@ class _Check:
             self._check_summary(stored, entries)
             for entry in entries:
                 self._note_entry(entry, key, version)
-        found = (self._check_later_proof(proof, stored, entries) for proof in proofs)
+        found = (self._check_later_proof(proof, one, stored, entries) for proof, one in read.proofs.items())
         return [proof for proof in found if proof is not None]
 
     def _check_summary(self, stored: StoredVersion, entries: tuple[Entry, ...]) -> None:
@@ -446,12 +499,12 @@ class _Check:
             self._references.note_content(entry)
 
     def _check_later_proof(
-        self, key: str, stored: StoredVersion, entries: tuple[Entry, ...] | None
+        self, key: str, read: Looked[StoredProof], stored: StoredVersion, entries: tuple[Entry, ...] | None
     ) -> StoredProof | None:
         version = (stored.root.run, stored.root.number)
         try:
-            found = self._repository.open_later_proof(key, stored)
-        except _OF_OBJECT as error:
+            found = read.get()
+        except OF_OBJECT as error:
             self._failed(key, error, version)
             return None
         if entries is None:
@@ -465,13 +518,13 @@ class _Check:
             self._failed(key, error, version)
         return found
 
-    def _check_evaluations(self, stored: StoredVersion, keys: list[str]) -> None:
+    def _check_evaluations(self, stored: StoredVersion, read: Mapping[str, Looked[object]]) -> None:
         """Report evaluations that do not open; those that were made before the key was rotated count for nothing."""
         version = (stored.root.run, stored.root.number)
-        for key in keys:
+        for key, one in read.items():
             try:
-                self._repository.open_evaluation(key, stored)
-            except _OF_OBJECT as error:
+                one.get()
+            except OF_OBJECT as error:
                 if isinstance(error, FormatUnsupported) and error.is_claim:
                     # A rotation that did not end leaves some that no key opens.
                     self._odd(key, f"an evaluation that no key opens: {error.what}")
@@ -497,23 +550,22 @@ class _Check:
             self._problem(key, text, (root.run, root.number))
 
     def _is_newer(self, key: str, link: bytes, stored: StoredVersion) -> bool:
-        with suppress(*_OF_OBJECT):
+        with suppress(*OF_OBJECT):
             return self._repository.open_later_proof(key, stored).link == link
         return False
 
-    def _check_copy(self, stored: StoredVersion, copy: ObjectInfo | None) -> None:
+    def _check_copy(self, stored: StoredVersion, copy: ObjectInfo | None, read: Looked[bytes] | None) -> None:
         """Compare a manifest with its second copy: by length, and by all bytes if data is read."""
         root = stored.root
         if copy is None:
             self._result.uncopied.append((root.run, root.number))
         elif copy.size_bytes != stored.size_bytes:
             self._problem(copy.key, f"the copy of a manifest has {copy.size_bytes} bytes, not {stored.size_bytes}")
-        elif self._read_data:
+        elif read is not None:
             try:
-                found, _ = self._repository.open_body(stored.key, copy.key)
-                if found.digest != stored.digest:
+                if read.get() != stored.digest:
                     raise ManifestDamaged("the copy of a manifest is another one than the manifest")
-            except _OF_OBJECT as error:
+            except OF_OBJECT as error:
                 self._failed(copy.key, error)
 
     def _check_copies_without_version(self) -> None:
@@ -525,7 +577,7 @@ class _Check:
                 root = self._repository.open_body(key, copy.key)[0].root
             except NotFound:
                 continue  # deleted meanwhile
-            except _OF_OBJECT:
+            except OF_OBJECT:
                 # Whoever may create objects can put anything there.
                 self._odd(copy.key, f"a copy of the manifest of version {number}, which is not in the store: no copy")
             else:
@@ -534,7 +586,7 @@ class _Check:
     def _opens(self, key: str, place: str) -> bool:
         try:
             self._repository.open_body(key, place)
-        except _OF_OBJECT:
+        except OF_OBJECT:
             return False
         return True
 
@@ -569,8 +621,8 @@ class _Check:
         """Find the versions that the packs' faults affect, by a second pass over all versions if there are any."""
         faults = self._faults
         if faults:
-            for run_id, number in self._opened:
-                self._find_affected_by(run_id, number)
+            for _, read in read_ahead(self._repository, self._opened, Beside(sizes=self._sizes)):
+                self._find_affected_by(read)
         for fault in faults:
             if not fault.key:
                 continue  # about a version that was deleted meanwhile
@@ -583,14 +635,16 @@ class _Check:
             if fault.versions and (self._read_data or not isinstance(fault.not_read, ObjectArchived)):
                 self._result.left_open = self._result.left_open or fault.not_read
 
-    def _find_affected_by(self, run_id: bytes, number: int) -> None:
-        try:
-            stored = self._repository.open_version(names.version(run_id, number))
-            version = (stored.root.run, number)
-            self._touch(segment_refs(stored.root, stored.key), version)
-            entries = self._repository.entries(stored)
-        except _OF_OBJECT:
+    def _find_affected_by(self, read: VersionRead | Error) -> None:
+        if isinstance(read, Error):
             return  # reported already, or deleted meanwhile
+        stored = read.stored
+        version = (stored.root.run, stored.root.number)
+        try:
+            self._touch(segment_refs(stored.root, stored.key), version)
+            entries = read.entries.get()
+        except OF_OBJECT:
+            return
         for entry in entries:
             self._touch(with_bases(entry.chunks, self._packs.__contains__), version)
             if self._faults.contents and entry.chunks:

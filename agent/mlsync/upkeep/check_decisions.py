@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
+from mlsync.repository.ahead import ahead
 from mlsync.repository.history.decision import Decision, decision_key
 from mlsync.repository.history.decisions import Decided, read_decision, state_of
 from mlsync.repository.history.seen_decision import SeenDecision, half
@@ -16,28 +17,31 @@ _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 
 def checked_decisions(
     repository: Repository,
-    keys: Mapping[int, str],
+    runs: Mapping[bytes, Mapping[int, str]],
     failed: Callable[[str, Error], None],
     problem: Callable[[str, str], None],
-) -> Decided:
-    """Return what is decided of a run, and report what is wrong; *keys* are the names of its decisions by number.
+) -> dict[bytes, Decided]:
+    """Return what is decided of runs, by id, and report what is wrong; *runs* has the names of decisions by number.
 
     *failed* is called for a decision that does not open, and *problem* for one that is missing, or that follows another
     one than is there.
     """
-    decided, before = Decided(""), dict[int, bytes]()
-    for number in sorted(keys):
+    in_order = ((run_id, number) for run_id, keys in runs.items() for number in sorted(keys))
+    found, before = {run_id: Decided("") for run_id in runs}, dict[bytes, dict[int, bytes]]()
+    for (run_id, number), read in ahead(lambda one: read_decision(repository, runs[one[0]][one[1]]), in_order):
+        keys = runs[run_id]
         try:
-            decision, digest = read_decision(repository, keys[number])
+            decision, digest = read()
         except _OF_OBJECT as error:
             failed(keys[number], error)
             continue
-        text = _chain_fault(decision, before, keys)
+        earlier = before.setdefault(run_id, {})
+        text = _chain_fault(decision, earlier, keys)
         if text is not None:
             problem(keys[number], text)
-        before[number] = digest
-        decided = state_of(decision, digest)
-    return decided
+        earlier[number] = digest
+        found[run_id] = state_of(decision, digest)
+    return found
 
 
 def _chain_fault(decision: Decision, before: Mapping[int, bytes], keys: Mapping[int, str]) -> str | None:

@@ -29,6 +29,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.ahead import each
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.features import MOVES, set_feature
 from mlsync.repository.history.move import STEPS_MAX, Moves
@@ -224,8 +225,7 @@ def look_at_all(repository: Repository, monitor: Monitor) -> tuple[LiveChunks, d
     listed = listed_versions(repository.store.list(names.VERSIONS))
     keys = [names.version(run_id, one.number) for run_id, one in listed if not one.is_fence]
     with monitor.task("looking at what versions need", len(keys), unit="versions") as task:
-        for key in keys:
-            stored = _opened(repository, key)
+        for stored in each(lambda key: _opened(repository, key), keys):
             if stored is not None:
                 live.add_version(stored)
             task.advance(1)

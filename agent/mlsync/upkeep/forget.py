@@ -17,7 +17,7 @@ from mlsync.repository.history.seen_decision import SeenDecision, half, seen_dec
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.decided import refuse_gone
-from mlsync.versions.proof_status import KnownVersions, ProofStatus, run_versions
+from mlsync.versions.proof_status import KnownVersions, ProofStatus, RunVersions, run_versions
 from mlsync.versions.resumable import resumables
 from mlsync.versions.run_proofs import RunProofs
 
@@ -66,13 +66,12 @@ def needs_of(repository: Repository, run: str, known: KnownVersions | None = Non
     known = known or KnownVersions()
     found = run_versions(repository, run, known=known)
     listed = {status.root.number: status.stored for status in found.statuses}
-    newest = newest_readable(repository, run)
-    seen = None if newest is None else seen_decision(newest.root.room)
+    seen = None if found.newest is None else seen_decision(found.newest.root.room)
     kept_by: dict[int, list[int]] = {}
     for number, stored in listed.items():
         for kept in {trouble.kept for trouble in stored.root.troubles}:
             kept_by.setdefault(kept, []).append(number)
-    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found.statuses, known)), kept_by)
+    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found, known)), kept_by)
 
 
 def forget(
@@ -113,7 +112,7 @@ def forget(
                 draft.forgotten[number] = Forgotten(number, digest, rule, by.now_ns)
 
     if going and not dry_run:
-        decide(repository, run, needs.seen, change, by, accept_hidden=accept_hidden)
+        decide(repository, run, needs.seen, change, by, accept_hidden=accept_hidden, found=needs.decided)
     return Forgetting(run, tuple((needs.listed[number], rule) for number, rule in going.items()), already)
 
 
@@ -153,11 +152,9 @@ def _openable(repository: Repository, run: str, number: int) -> Callable[[], Sto
     return lambda: repository.stored(run, number)
 
 
-def _reasons(
-    repository: Repository, run: str, statuses: Sequence[ProofStatus], known: KnownVersions
-) -> Iterable[tuple[int, str]]:
+def _reasons(repository: Repository, run: str, found: RunVersions, known: KnownVersions) -> Iterable[tuple[int, str]]:
     """Yield the versions that no rule may drop; the strongest reason comes last."""
-    proofs = RunProofs(repository, run, known)
+    statuses, proofs = found.statuses, RunProofs(repository, run, known, found)
     for stored in proofs.trusted(reversed(proofs.numbers)):
         if _is_resumable(stored, proofs, known):
             yield stored.root.number, "it is the newest from which training can resume"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from mlsync.repository.ahead import each
 from mlsync.repository.repository import Repository
 
 
@@ -14,12 +15,12 @@ def led_to(repository: Repository, named: Iterable[bytes], moved: Collection[byt
     manifest names: while the old pack is there too, since it is going to be deleted.
     """
     found: set[bytes] = set()
-    ahead = [pack for pack in named if pack in moved]
-    while ahead:
-        record = repository.moves.of(ahead.pop())
-        fresh = set() if record is None else record.packs - found
+    waiting = [pack for pack in named if pack in moved]
+    while waiting:
+        records = (record.packs for record in each(repository.moves.of, waiting) if record is not None)
+        fresh = {pack for packs in records for pack in packs} - found
         found |= fresh
-        ahead += [pack for pack in fresh if pack in moved]
+        waiting = [pack for pack in fresh if pack in moved]
     return found
 
 

@@ -7,8 +7,7 @@ dies between any two steps leaves a repository in which every listed version res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,12 +23,13 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import features, names
+from mlsync.repository.ahead import ahead, each
 from mlsync.repository.history import fence, fences, tombstone
-from mlsync.repository.history.decisions import By, find_decided, mark_gone
+from mlsync.repository.history.decisions import By, Decided, find_decided, mark_gone
 from mlsync.repository.history.fence import Fence
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.history.tombstone import Tombstone
-from mlsync.repository.repository import ListedVersion, Repository, is_no_version
+from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 from mlsync.store.base import ObjectInfo
 from mlsync.store.prices import class_of
 from mlsync.upkeep.compaction import releasable
@@ -53,7 +53,6 @@ _NS: Final = 10**9
 GRACE_S: Final = 7 * 24 * 3600.0
 # A pack that no version names may be one of a backup that runs: that would have to store it again.
 YOUNG_S: Final = 24 * 3600.0
-_AT_ONCE: Final = 8
 _MISSING: Final = "the manifest is missing, and its copy is there: mlsync repair brings it back"
 # How often a prune fences anew because a number that looked free was taken.
 _TRIES: Final = 5
@@ -178,9 +177,13 @@ def _going(
 ) -> dict[VersionPlace, tuple[str, str, bool]]:
     """Return the versions that decisions let go, each with its run, the rule, and whether it is gone already."""
     going: dict[VersionPlace, tuple[str, str, bool]] = {}
-    for run_id, newest in found.sight.newest.items():
-        run, listed = newest.root.run, found.sight.listed[run_id]
-        decided = find_decided(repository, run, seen_decision(newest.root.room))
+
+    def decided_of(newest: StoredVersion) -> Decided:
+        return find_decided(repository, newest.root.run, seen_decision(newest.root.room))
+
+    runs = ahead(lambda one: decided_of(one[1]), list(found.sight.newest.items()))
+    for (run_id, newest), result in runs:
+        run, listed, decided = newest.root.run, found.sight.listed[run_id], result()
         if decided.hidden is not None:
             why = f"versions of run {run!r} stay: what was decided of them cannot be read: {decided.hidden}"
             found.kept_back.append(Blocked(names.DECISIONS, why))
@@ -279,12 +282,12 @@ def _may_be_version(repository: Repository, manifest: str, copy: str) -> bool:
 
 def _follow_moves(repository: Repository, found: PrunePlan) -> None:
     """Count the packs to which move records lead as named: a version's chunks lie there by now."""
-    waiting = list(found.sight.named & found.moved)
+    waiting = found.sight.named & found.moved
     while waiting:
-        moved = repository.moves.of(waiting.pop())
-        new = set() if moved is None else moved.packs - found.sight.named
+        records = (moved.packs for moved in each(repository.moves.of, waiting) if moved is not None)
+        new = {pack_id for packs in records for pack_id in packs} - found.sight.named
         found.sight.named |= new
-        waiting += new & found.moved
+        waiting = new & found.moved
 
 
 def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOptions) -> None:
@@ -324,7 +327,8 @@ def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOption
     _mind_minimum(repository, found, doubtful, options)
     # With a tombstone, a writer or another prune may still be about to look at the pack: the next prune's turn.
     candidates = spent(found.moved, found.sight.named, listed | found.marks.keys())
-    found.spent = {pack_id for pack_id in candidates if _is_record(repository, pack_id)}
+    looked = ahead(lambda pack_id: _is_record(repository, pack_id), candidates)
+    found.spent = {pack_id for pack_id, is_record in looked if is_record()}
 
 
 def _mind_minimum(
@@ -375,8 +379,7 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
     with monitor.task("deleting packs", len(found.delete), unit="packs") as task:
         _delete_packs(repository, found, pruned, task.advance)
     _mark_packs(repository, found, pruned, options)
-    for pack_id in found.emptied:
-        _delete(repository, names.tombstone(pack_id), pruned)
+    _delete_each(repository, [names.tombstone(pack_id) for pack_id in found.emptied], pruned)
     # Again what no version names: one that came meanwhile, or was brought back, may need the record.
     for pack_id in spent(found.spent, found.sight.named, ()):
         if _delete(repository, names.move(pack_id), pruned):
@@ -403,25 +406,34 @@ def _remove_versions(repository: Repository, found: PrunePlan, pruned: Pruned, o
         if not one.is_gone:
             by_run.setdefault(one.place[0], {})[one.place[1]] = one.digest
     gone: set[VersionPlace] = {one.place for one in found.going if one.is_gone}
-    for run_id, versions in by_run.items():
+
+    def mark(run_id: bytes) -> Decided:
         newest = found.sight.newest[run_id].root
         by = By(options.host, options.now_ns)
-        decided = mark_gone(repository, newest.run, seen_decision(newest.room), versions, by)
-        gone.update((run_id, number) for number in versions if decided.gone_as(number) is not None)
+        return mark_gone(repository, newest.run, seen_decision(newest.room), by_run[run_id], by)
+
+    for run_id, result in ahead(mark, by_run):
+        decided = result()
+        gone.update((run_id, number) for number in by_run[run_id] if decided.gone_as(number) is not None)
     found.gone = gone
-    kept: set[VersionPlace] = set()
+    # Of others somebody brought one back, or another version has its number.
+    kept = {one.place for one in found.going if one.place not in gone}
     for one in found.going:
-        if one.place not in gone:
-            # Somebody brought it back, or another version has its number.
-            found.sight.named |= one.packs
-            kept.add(one.place)
-            continue
+        found.sight.named |= one.packs if one.place in kept else frozenset()
+
+    def take_place(one: Going) -> None:
         said = Fence(options.now_ns, half(one.digest) or fence.NEVER_USED)
         repository.store.replace(one.key, fence.make(repository.keys, one.key, said))
+
+    for one, is_done in ahead(take_place, [one for one in found.going if one.place not in kept]):
+        is_done()
         pruned.versions.append(one)
-    for key in found.leftovers:
-        if (names.parse_copy(key) or names.parse_later_proof(key) or names.parse_evaluation(key)) not in kept:
-            _delete(repository, key, pruned)
+    # Only now: what is left of a version is deleted once nothing lists it.
+    _delete_each(repository, [key for key in found.leftovers if _place_of(key) not in kept], pruned)
+
+
+def _place_of(key: str) -> VersionPlace | None:
+    return names.parse_copy(key) or names.parse_later_proof(key) or names.parse_evaluation(key)
 
 
 def _fence(repository: Repository, found: PrunePlan, options: PruneOptions) -> None:
@@ -429,12 +441,13 @@ def _fence(repository: Repository, found: PrunePlan, options: PruneOptions) -> N
     sight = found.sight
     listed: Mapping[bytes, Mapping[int, ListedVersion]] = sight.listed
     for _ in range(_TRIES):
-        taken = [
+        free = (
             (run_id, number)
             for run_id, of_run in listed.items()
             for number in free_numbers(of_run, _opening(repository, sight, run_id, of_run))
-            if not _take(repository, run_id, number, options)
-        ]
+        )
+        looked = ahead(lambda place: _take(repository, *place, options), free)
+        taken = [place for place, is_taken in looked if not is_taken()]
         if not taken:
             return
         # A version came since, or the listing lacked something: then it lacks other numbers as well.
@@ -503,7 +516,7 @@ def _add_moved(repository: Repository, found: PrunePlan, monitor: Monitor) -> No
         return
     sizes = {pack_id: info.size_bytes for pack_id, info in repository.packs()}
     doomed = {*found.emptied_by_moves, *found.delete.keys() - found.sight.named}
-    versions = (repository.open_version(names.version(*place)) for place in found.kept)
+    versions = each(lambda place: repository.open_version(names.version(*place)), found.kept)
     free = releasable(repository, doomed, versions, sizes, monitor)
     for pack_id, size_bytes in found.emptied_by_moves.items():
         if pack_id in free:
@@ -534,28 +547,43 @@ def _delete_packs(repository: Repository, found: PrunePlan, pruned: Pruned, adva
         _delete(repository, key, pruned)
         return True
 
-    chosen = [pack_id for pack_id in found.delete if pack_id not in found.sight.named]
-    with ThreadPoolExecutor(_AT_ONCE) as executor:
-        for pack_id, is_deleted in zip(chosen, executor.map(delete, chosen), strict=True):
-            if is_deleted:
-                pruned.deleted[pack_id] = found.delete[pack_id]
-            advance(1)
+    for pack_id, is_deleted in ahead(delete, [pack_id for pack_id in found.delete if pack_id not in found.sight.named]):
+        if is_deleted():
+            pruned.deleted[pack_id] = found.delete[pack_id]
+        advance(1)
 
 
 def _mark_packs(repository: Repository, found: PrunePlan, pruned: Pruned, options: PruneOptions) -> None:
     """Create the tombstones of packs that no version names; one that somebody planted is overwritten in one step."""
     said = Tombstone(options.now_ns, f"mlsync {mlsync.__version__}")
-    for pack_id, size_bytes in found.mark.items():
-        if pack_id in found.sight.named and pack_id not in found.moved:
-            continue
+
+    def mark(pack_id: bytes) -> bool:
         key = names.tombstone(pack_id)
         body = tombstone.make_tombstone(repository.keys, key, said)
         try:
             # Never deleted first: a tombstone stays as long as its pack.
             (repository.store.replace if pack_id in found.marks else repository.store.put)(key, body)
         except AlreadyExists:
-            continue  # another prune was faster
-        pruned.marked[pack_id] = size_bytes
+            return False  # another prune was faster
+        return True
+
+    named = found.sight.named - found.moved
+    for pack_id, is_marked in ahead(mark, [pack_id for pack_id in found.mark if pack_id not in named]):
+        if is_marked():
+            pruned.marked[pack_id] = found.mark[pack_id]
+
+
+def _delete_each(repository: Repository, keys: Sequence[str], pruned: Pruned) -> None:
+    """Delete objects, several at once."""
+
+    def delete(key: str) -> Blocked | None:
+        try:
+            repository.store.delete(key)
+        except StoreDenied as error:
+            return Blocked(key, error.what)
+        return None
+
+    pruned.denied += [denied for denied in each(delete, keys) if denied is not None]
 
 
 def _delete(repository: Repository, key: str, pruned: Pruned) -> bool:

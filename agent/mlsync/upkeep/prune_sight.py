@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.repository import names, sealed_object
+from mlsync.repository.ahead import ahead, each
 from mlsync.repository.history import tombstone
 from mlsync.repository.named_packs import NamedPacks
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
-# Manifests are small: the time is in the round trips. So many, or so many bytes of them, are in memory at once.
-_AT_ONCE: Final = 16
-_BATCH_COUNT: Final = 64
-_BATCH_BYTES: Final = 8 << 20
+# So many bytes of manifests are in memory ahead of their turn.
+_AHEAD_BYTES: Final = 8 << 20
 
 # A version's place: the run's id and the number.
 VersionPlace = tuple[bytes, int]
@@ -121,19 +119,20 @@ def read_marks(repository: Repository) -> dict[bytes, Mark | None]:
             return None
         return Mark(found.made_ns, body, sealed_object.epoch_of(body) < repository.keys.epoch)
 
-    with ThreadPoolExecutor(_AT_ONCE) as executor:
-        return dict(zip(packs, executor.map(read, packs), strict=True))
+    return dict(zip(packs, each(read, packs), strict=True))
 
 
 def registered_runs(repository: Repository) -> Iterator[tuple[bytes, str]]:
     """Yield the runs that are registered, with their names; what somebody planted does not open and is left out."""
-    for info in repository.store.list(names.RUNS):
-        run_id = names.parse_registration(info.key)
-        if run_id is None:
-            continue
+
+    def read(key: str) -> str | None:
         with suppress(*_OF_OBJECT):
-            found, _ = tombstone.read(repository.store, info.key, _opening(repository, info.key))
-            yield run_id, found.run
+            return tombstone.read(repository.store, key, _opening(repository, key))[0].run
+        return None
+
+    listed = ((info.key, names.parse_registration(info.key)) for info in repository.store.list(names.RUNS))
+    keys = {key: run_id for key, run_id in listed if run_id is not None}
+    yield from ((keys[key], found) for key, run in ahead(read, keys) if (found := run()) is not None)
 
 
 def _opening(repository: Repository, key: str) -> Callable[[bytes], tombstone.Registration]:
@@ -142,40 +141,47 @@ def _opening(repository: Repository, key: str) -> Callable[[bytes], tombstone.Re
 
 def open_newest(repository: Repository, sight: Sight) -> None:
     """Find the name and the newest version that opens of each run that was listed."""
-    for run_id, listed in sight.listed.items():
+
+    def newest(run_id: bytes) -> StoredVersion | None:
+        listed = sight.listed[run_id]
         for number in sorted(listed, reverse=True):
-            if listed[number].is_fence:
-                continue
-            with suppress(*_OF_OBJECT):
-                stored = repository.open_version(names.version(run_id, number))
-                sight.newest[run_id], sight.runs[run_id] = stored, stored.root.run
-                break
+            if not listed[number].is_fence:
+                with suppress(*_OF_OBJECT):
+                    return repository.open_version(names.version(run_id, number))
+        return None
+
+    for run_id, found in ahead(newest, list(sight.listed)):
+        stored = found()
+        if stored is not None:
+            sight.newest[run_id], sight.runs[run_id] = stored, stored.root.run
 
 
 def read_versions(
     repository: Repository, sight: Sight, places: Sequence[tuple[VersionPlace, ListedVersion]], monitor: Monitor
 ) -> Iterator[tuple[VersionPlace, StoredVersion, set[bytes]]]:
     """Yield versions with the packs that they name; block what does not open, not even as its copy."""
+    opened = ahead(
+        lambda one: _open(repository, one[0]), places, weight_of=lambda one: one[1].size_bytes, weight_max=_AHEAD_BYTES
+    )
     with (
         repository.reader() as reader,
-        ThreadPoolExecutor(_AT_ONCE) as executor,
         monitor.task("reading manifests", len(places), unit="versions") as task,
+        closing(opened),
     ):
-        for batch in _batches(places):
-            opened = executor.map(lambda one: _open(repository, one[0]), batch)
-            for (place, one), (stored, fault) in zip(batch, opened, strict=True):
-                key = names.version(*place)
-                if stored is None:
-                    sight.block(key, fault or "it does not open")
-                    continue
-                try:
-                    packs = sight.packs_of(stored, reader)
-                except _OF_OBJECT as error:
-                    sight.block(key, f"its list of files cannot be read: {error.what}")
-                    continue
-                sight.note_read(place, one)
-                yield place, stored, packs
-            task.advance(len(batch))
+        for (place, one), found in opened:
+            task.advance(1)
+            key = names.version(*place)
+            stored, fault = found()
+            if stored is None:
+                sight.block(key, fault or "it does not open")
+                continue
+            try:
+                packs = sight.packs_of(stored, reader)
+            except _OF_OBJECT as error:
+                sight.block(key, f"its list of files cannot be read: {error.what}")
+                continue
+            sight.note_read(place, one)
+            yield place, stored, packs
 
 
 def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | None, str | None]:
@@ -190,21 +196,6 @@ def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | 
         with suppress(*_OF_OBJECT):
             return repository.open_body(key, names.copy_of(key))[0], None
     return None, fault.what
-
-
-def _batches(
-    places: Sequence[tuple[VersionPlace, ListedVersion]],
-) -> Iterator[Sequence[tuple[VersionPlace, ListedVersion]]]:
-    batch: list[tuple[VersionPlace, ListedVersion]] = []
-    size_bytes = 0
-    for place, one in places:
-        if batch and (len(batch) == _BATCH_COUNT or size_bytes + one.size_bytes > _BATCH_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append((place, one))
-        size_bytes += one.size_bytes
-    if batch:
-        yield batch
 
 
 def free_numbers(listed: Mapping[int, object], is_version: Callable[[int], bool]) -> list[int]:

@@ -30,6 +30,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead, each
 from mlsync.repository.history import fences
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.history.fence import is_fence_size
@@ -97,8 +98,7 @@ def plan(repository: Repository, monitor: Monitor, *, header_fault: Error | None
     fences = _fences(repository)
     both = sorted((versions | copies) - fences)
     with monitor.task("comparing manifests with their copies", len(both), unit="versions") as task:
-        for run_id, number in both:
-            step = _compared(repository, names.version(run_id, number))
+        for step in each(lambda place: _compared(repository, names.version(*place)), both):
             if step is not None and decided.lets(step):
                 steps.append(step)
             task.advance(1)
@@ -163,7 +163,8 @@ def _listed(
 def _fences(repository: Repository) -> set[tuple[bytes, int]]:
     """Return the numbers whose fence counts: whatever their copies hold, they are no versions."""
     small = (info for info in repository.store.list(names.VERSIONS) if is_fence_size(info.size_bytes))
-    found = (names.parse_version(info.key) for info in small if fences.counts(repository, info.key))
+    looked = ahead(lambda info: fences.counts(repository, info.key), small)
+    found = (names.parse_version(info.key) for info, counts in looked if counts())
     return {one for one in found if one is not None}
 
 
@@ -208,10 +209,9 @@ def _epochs(repository: Repository) -> Iterator[Healing]:
 
 
 def _tombstones(repository: Repository) -> Iterator[Healing]:
-    for info in repository.store.list(names.TOMBSTONES):
-        pack_id = names.parse_tombstone(info.key)
-        # A listing of packs could be incomplete: each is asked for by its name.
-        if pack_id is not None and not repository.has_pack(pack_id):
+    # A listing of packs could be incomplete: each is asked for by its name.
+    for (_, info), is_there in ahead(lambda one: repository.has_pack(one[0]), repository.listed_tombstones()):
+        if not is_there():
             yield Healing(info.key, "a tombstone for a pack that is gone", Heal.REMOVE)
 
 

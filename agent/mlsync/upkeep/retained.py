@@ -8,13 +8,14 @@ object is read once, and what was read is there for the forget that follows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
 from mlsync.errors import Damage, PolicyRefused, VersionMissing
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository
@@ -29,8 +30,8 @@ from mlsync.versions.measured import Measured, measured
 from mlsync.versions.proof_status import KnownVersions, ProofStatus, Told, run_versions, status_from_entries
 from mlsync.versions.run_proofs import RunProofs
 
-# Lists of files are small and may be far away; each that is in memory may be of a hundred thousand files.
-_AT_ONCE: Final = 4
+# Lists of files are small and may be far away, and one may be of a hundred thousand files: so many are in memory.
+_FILES_MAX: Final = 200_000
 _NAMED_MAX: Final = 3
 
 
@@ -107,6 +108,7 @@ class _Run:
         self._known = KnownVersions()
         # A version that looks pending needs its list of files, which is read once, for all that is asked of it.
         versions = run_versions(repository, run, with_forgotten=True, known=self._known, by_summaries=True)
+        self._found = versions
         self._decided = versions.decided
         self._statuses = versions.statuses
         self._refuse_unclear()
@@ -126,7 +128,7 @@ class _Run:
 
         Each is read once, whatever is asked; some of them are in memory at the same time.
         """
-        proofs = RunProofs(self._repository, self._run, self._known)
+        proofs = RunProofs(self._repository, self._run, self._known, self._found)
         search, evaluations = BestSearch(self._repository, self._run), RunEvaluations(self._repository, self._run)
         best_by = self._repository.best_by(self._run)
         if best_by is not None:
@@ -138,13 +140,12 @@ class _Run:
 
         # The newest first, as the search for the best asks; and alone: what all of them need is read with it, once.
         there = [status for status in reversed(self._statuses) if not self._is_forgotten(status)]
+        rest = ahead(read, there[1:], weight_of=_file_count, weight_max=_FILES_MAX)
         try:
-            with ThreadPoolExecutor(_AT_ONCE) as executor:
-                for batch in (there[:1], *_batches(there[1:])):
-                    for one in executor.map(read, batch):
-                        search.look(one.status.stored, one.entries)
-                        found[one.status.root.number] = one.status, one.measured
-                        self._note(one, proofs)
+            for one in chain(map(read, there[:1]), (result() for _, result in rest)):
+                search.look(one.status.stored, one.entries)
+                found[one.status.root.number] = one.status, one.measured
+                self._note(one, proofs)
             best = self._best_number(search, best_by, {number: known.numbers for number, (_, known) in found.items()})
         except Damage as error:
             raise self._unclear(f"a list of files cannot be read: {error}") from error
@@ -215,9 +216,8 @@ class _Run:
         return PolicyRefused(text, where=self._repository.store.url)
 
 
-def _batches(statuses: Sequence[ProofStatus]) -> Iterator[Sequence[ProofStatus]]:
-    for at in range(0, len(statuses), _AT_ONCE):
-        yield statuses[at : at + _AT_ONCE]
+def _file_count(status: ProofStatus) -> int:
+    return status.root.summary.file_count
 
 
 def _facts(status: ProofStatus, decided: Decided) -> VersionFacts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Final
 import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
+from mlsync.repository.ahead import each
 from mlsync.repository.history.decision import Forgotten
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.later_proof import LaterProof, VersionProofs
@@ -23,9 +23,6 @@ from mlsync.source.paths import display
 from mlsync.values import Proof
 from mlsync.versions.decided import decided_of
 from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
-
-# Manifests are small and may be far away: the time is in the round trips.
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +104,17 @@ class KnownVersions:
 class RunVersions:
     """The versions of a run that are listed, oldest first, and what is decided of all of them.
 
-    *measured* has the numbers of those that were evaluated, for whoever asked for them.
+    *measured* has the numbers of those that were evaluated, for whoever asked for them. *newest* is the newest version
+    that opens, also one that is not listed; *numbers* and *proof_keys* are what was listed, names of later proofs by
+    version.
     """
 
     statuses: list[ProofStatus]
     decided: Decided
     measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    newest: StoredVersion | None = None
+    numbers: Sequence[int] = ()
+    proof_keys: Mapping[int, list[str]] = field(default_factory=dict)
 
 
 def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
@@ -155,15 +157,16 @@ def run_versions(
         dropped = decided.dropped(stored.root.number, stored.digest)
         return dropped is None or (with_forgotten and isinstance(dropped, Forgotten))
 
-    with ThreadPoolExecutor(_AT_ONCE) as executor:
-        opened = executor.map(partial(read.stored, repository, run), repository.numbers(run))
-        versions = [one for one in opened if one is not None]
-        if not versions:
-            return RunVersions([], Decided(run))
-        decided = decided_of(repository, run, versions[-1])
-        named = seen_proofs(versions[-1].root.room)
-        keys = repository.later_proof_keys(run)
-        return RunVersions(list(executor.map(status, filter(is_listed, versions))), decided)
+    numbers = repository.numbers(run)
+    versions = [one for one in each(partial(read.stored, repository, run), numbers) if one is not None]
+    if not versions:
+        return RunVersions([], Decided(run), numbers=numbers)
+    newest = versions[-1]
+    decided = decided_of(repository, run, newest)
+    named = seen_proofs(newest.root.room)
+    keys = repository.later_proof_keys(run)
+    statuses = list(each(status, filter(is_listed, versions)))
+    return RunVersions(statuses, decided, newest=newest, numbers=numbers, proof_keys=keys)
 
 
 def proof_status_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof]) -> ProofStatus:

@@ -13,7 +13,7 @@ from mlsync.repository.readable import newest_readable, stored_or_none
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.decided import decided_of
 from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
-from mlsync.versions.proof_status import KnownVersions, with_proofs
+from mlsync.versions.proof_status import KnownVersions, RunVersions, with_proofs
 
 
 def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionProofs, HiddenProofs | None]:
@@ -27,26 +27,34 @@ def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionPro
 class RunProofs:
     """The later proofs of a run, for what looks at many of its versions; each is read once, if it is asked for."""
 
-    def __init__(self, repository: Repository, run: str, known: KnownVersions | None = None) -> None:
-        """Read nothing again that is *known*."""
+    def __init__(
+        self,
+        repository: Repository,
+        run: str,
+        known: KnownVersions | None = None,
+        found: RunVersions | None = None,
+    ) -> None:
+        """Read nothing again that is *known*, and list nothing that was *found* by the flow just now."""
         self.repository = repository
         self.run = run
         self._known = known or KnownVersions()
+        self._found = found
         self.hidden: dict[int, HiddenProofs] = {}
 
     @cached_property
     def numbers(self) -> list[int]:
         """The numbers of the run's versions, rising, without those that are forgotten or gone."""
-        return [number for number in self.repository.numbers(self.run) if self.decided.dropped(number) is None]
+        listed = self.repository.numbers(self.run) if self._found is None else self._found.numbers
+        return [number for number in listed if self.decided.dropped(number) is None]
 
     @cached_property
     def decided(self) -> Decided:
         """What is decided of the run's versions."""
-        return decided_of(self.repository, self.run, self._newest)
+        return decided_of(self.repository, self.run, self._newest) if self._found is None else self._found.decided
 
     @cached_property
     def _newest(self) -> StoredVersion | None:
-        return newest_readable(self.repository, self.run)
+        return newest_readable(self.repository, self.run) if self._found is None else self._found.newest
 
     @cached_property
     def _seen(self) -> Mapping[int, SeenProofs]:
@@ -54,7 +62,7 @@ class RunProofs:
 
     @cached_property
     def _keys(self) -> Mapping[int, list[str]]:
-        return self.repository.later_proof_keys(self.run)
+        return self.repository.later_proof_keys(self.run) if self._found is None else self._found.proof_keys
 
     def entries(self, stored: StoredVersion) -> Iterator[Entry]:
         """Return the entries of a version with their later proofs."""

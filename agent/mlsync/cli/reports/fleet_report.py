@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.config.units import format_age
+from mlsync.repository.ahead import ahead
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
 from mlsync.source.paths import natural
 from mlsync.upkeep.forget import is_proved
 from mlsync.versions.proof_status import ProofStatus, RunVersions, run_versions
+
+# Runs with so many versions together are read at once: a root takes some KiB.
+_VERSIONS_MAX: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,14 @@ class FleetRun:
 
 def fleet_of(repository: Repository) -> list[FleetRun]:
     """Return every run of the repository, by name; this reads all manifests, as ``mlsync versions`` does."""
-    names = sorted((one.name for one in runs(repository)), key=lambda name: natural(name.encode()))
-    found = (_run(run_versions(repository, name, with_forgotten=True)) for name in names)
-    return [one for one in found if one is not None]
+    found = ahead(
+        lambda run: _run(run_versions(repository, run.name, with_forgotten=True)),
+        sorted(runs(repository), key=lambda run: natural(run.name.encode())),
+        weight_of=lambda run: len(run.numbers),
+        weight_max=_VERSIONS_MAX,
+    )
+    told = (result() for _, result in found)
+    return [one for one in told if one is not None]
 
 
 def _run(versions: RunVersions) -> FleetRun | None:

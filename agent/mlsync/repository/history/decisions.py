@@ -179,14 +179,16 @@ def decide(
     by: By,
     *,
     accept_hidden: bool = False,
+    found: Decided | None = None,
 ) -> Decided:
     """Change what is decided, and return it as it is then; nothing is written if nothing changes.
 
-    *change* gets what is decided now, and may raise: if another writer is faster it is called again. Raises
+    *change* gets what is decided now, and may raise: if another writer is faster it is called again. The first time it
+    gets what the caller *found* just now; if that is not the newest, the number of the next decision is taken. Raises
     ``DecisionsHidden`` unless that is accepted, ``DecisionTaken``, or ``RepositoryMissing``.
     """
     for _ in range(_TRIES):
-        decided = find_decided(repository, run, seen)
+        decided, found = found or find_decided(repository, run, seen), None
         if not accept_hidden:
             decided.refuse_hidden(repository.store.url)
         draft = NextState.of(decided)

@@ -139,17 +139,20 @@ class Moves:
             if moved is not None:
                 self._kept.move_to_end(pack_id)
                 return moved
-            try:
-                moved = self.open(pack_id)
-            except (NotFound, ManifestDamaged, WriteOnly):
-                # A node that can only write stores again what it needs of a pack that is gone.
+        try:
+            moved = self.open(pack_id)
+        except (NotFound, ManifestDamaged, WriteOnly):
+            # A node that can only write stores again what it needs of a pack that is gone.
+            return None
+        except FormatUnsupported as error:
+            if error.is_claim:
                 return None
-            except FormatUnsupported as error:
-                if error.is_claim:
-                    return None
-                raise
-            self._keep(pack_id, moved)
-            return moved
+            raise
+        with self._lock:
+            # Another thread may have read it meanwhile.
+            if pack_id not in self._kept:
+                self._keep(pack_id, moved)
+        return moved
 
     def open(self, pack_id: bytes) -> Moved:
         """Read the pack's record; raise ``NotFound``, ``ManifestDamaged`` or ``FormatUnsupported``."""
