@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from machine import NO_DEVICE, content
+from test_cli_json import compare
 
 
 def broken(file, keep_bytes=None):
@@ -213,3 +214,20 @@ def test_init_names_a_mirror(fresh):
     assert f'\nurl = "{mirror.as_uri()}"\n' in fresh.configuration.read_text()
     assert not mirror.exists()
     assert fresh.run("init", "--mirror", mirror).status == 2
+
+
+def test_status_tells_of_mirrors_from_the_stores(mirrored):
+    """Where no agent runs, --mirrors says what is there, what is missing, and which mirror cannot be had."""
+    assert mirrored.good("status", "--mirrors").out == "mirror far: has all, yolo/2\n"
+    (mirrored.training / "more.bin").write_bytes(b"more")
+    mirrored.good("backup")
+    assert "mirror far: yolo: has version 2, 1 version, " in mirrored.good("status", "--mirrors").out
+    value = mirrored.good("status", "--mirrors", "--json").json()
+    compare("mlsync status --mirrors", value, "one behind")
+    told = value["mirrors"][0]["runs"][0]
+    assert (told["run"], told["newest"], told["version"], told["behind_versions"]) == ("yolo", 3, 2, 1)
+    shutil.rmtree(mirrored.mirror)
+    gone = mirrored.run("status", "--mirrors", "--json")
+    assert gone.status != 0
+    assert value["mirrors"][0]["error"] is None
+    assert json.loads(gone.out.splitlines()[0])["mirrors"][0]["error"] is not None

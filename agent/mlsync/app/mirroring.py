@@ -8,16 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlsync.app.flow_options import server_options
 from mlsync.app.session import Session
 from mlsync.app.wording import STORE_WAITS, count
 from mlsync.config.model import MirrorSettings
-from mlsync.errors import RepositoryMissing
+from mlsync.errors import Error, RepositoryMissing
 from mlsync.mirror.account import CopyOptions, CopyResult
-from mlsync.mirror.copying import copy_versions
+from mlsync.mirror.copying import copy_versions, look_at_mirror
 from mlsync.monitor import Monitor
+from mlsync.repository.ahead import ahead
 from mlsync.repository.listing import run_names
 from mlsync.retention.policy import KeepPolicy
 from mlsync.store.location import open_store
@@ -46,7 +48,8 @@ def copy_to_mirror(
         return {"runs": {}, "versions": 0, "bytes": 0, "faults": []}
     chosen: dict[str, Collection[int]] = {run: {number} for run, number in newest_only.items() if run in there}
     if mirror.keep:
-        chosen |= {run: _kept(session, mirror, run) for run in there if run not in chosen}
+        asked = ahead(lambda run: _kept(session, mirror, run), [run for run in there if run not in chosen])
+        chosen |= {run: kept() for run, kept in asked}
     options = CopyOptions(
         now_ns=time.time_ns(),
         host=socket.gethostname(),
@@ -72,6 +75,47 @@ def copy_to_mirror(
         "bytes": result.size_bytes,
         "faults": _faults(result),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSeen:
+    """How a mirror stands by what both stores list: its runs as plain values, or why it could not be had."""
+
+    name: str
+    url: str
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    error: Error | None = None
+
+
+def mirror_seen(session: Session, mirror: MirrorSettings, monitor: Monitor) -> MirrorSeen:
+    """Return how far a mirror is behind, run by run; nothing is written, and what is missing is not read."""
+    try:
+        return MirrorSeen(mirror.name, mirror.url, _lags(session, mirror, monitor))
+    except Error as error:
+        return MirrorSeen(mirror.name, mirror.url, error=error)
+
+
+def _lags(session: Session, mirror: MirrorSettings, monitor: Monitor) -> list[dict[str, Any]]:
+    there = [run for run in sorted(run_names(session.repository)) if mirror.copies(run)]
+    chosen: dict[str, Collection[int]] = {}
+    if mirror.keep:
+        chosen |= {run: kept() for run, kept in ahead(lambda run: _kept(session, mirror, run), there)}
+    options = CopyOptions(now_ns=time.time_ns(), host=socket.gethostname(), runs=there, versions=chosen)
+    with _opened(mirror, monitor) as target:
+        result = look_at_mirror(session.repository, target, options, monitor)
+    differing = _differing(result)
+    return [
+        {
+            "run": run,
+            "newest": lag.newest,
+            "version": lag.copied or None,
+            "behind_versions": lag.version_count,
+            "behind_s": round(lag.age_s) if lag.version_count else None,
+            "differing": differing[_place(session.repository.version_key(run, 1))],
+            "ahead": len(result.ahead.get(run, ())),
+        }
+        for run, lag in sorted(result.lag.items())
+    ]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from mlsync.app.wrapping import wrap
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import service_options
-from mlsync.cli.reports.json import fleet_json, status_json
+from mlsync.cli.reports.json import fleet_json, mirrors_json, status_json
 from mlsync.cli.reports.live_report import channel_lines, live_lines, mirror_lines, notice_lines
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.steps import Step, step_lines
@@ -63,14 +63,17 @@ def _checked_age(_context: click.Context, _option: click.Parameter, value: str |
     help="End with 83 if the last proof of a run is older, such as 2h: for monitors.",
 )
 @click.option("--fleet", "is_fleet", is_flag=True, help="All runs of the repository, by all machines; opens it.")
+@click.option("--mirrors", "is_mirrors", is_flag=True, help="How far each mirror is behind, by the stores; opens them.")
 @common_options
-def status_command(common: Common, is_watched: bool, max_age_s: float | None, is_fleet: bool) -> None:
+def status_command(common: Common, is_watched: bool, max_age_s: float | None, is_fleet: bool, is_mirrors: bool) -> None:
     """Show the runs, what the agent does with them, and the commands to type next.
 
-    Asks the agent that runs here. Without one it shows what this machine knows; only --fleet opens the repository, and
-    may ask for a passphrase. "mlsync" alone does the same.
+    Asks the agent that runs here. Without one it shows what this machine knows; only --fleet and --mirrors open the
+    repository, and may ask for a passphrase. "mlsync" alone does the same.
     """
-    show = _show_fleet if is_fleet else _show_here
+    if is_mirrors and (is_fleet or max_age_s is not None):
+        raise click.UsageError("--mirrors goes without --fleet and --max-age.")
+    show = _show_mirrors if is_mirrors else _show_fleet if is_fleet else _show_here
     if not is_watched:
         show(common, max_age_s)
         return
@@ -104,6 +107,27 @@ def _show_fleet(common: Common, max_age_s: float | None) -> None:
         print_fleet(fleet, time.time())
     if max_age_s is not None:
         refuse_stale({one.run: one.proved_s for one in fleet}, max_age_s, time.time())
+
+
+def _show_mirrors(common: Common, _max_age_s: float | None) -> None:
+    """Show how each mirror stands; a mirror that cannot be had keeps no other from being shown, and is raised last."""
+    from mlsync.app.mirroring import mirror_seen  # late: it is for those who open the repository
+
+    config, monitor = common.configuration(), common.monitor()
+    if not config.mirrors:
+        raise ConfigInvalid("the configuration has no mirror", advice="docs/mirrors.md says how to add one")
+    with common.session(config, monitor) as session:
+        found = [mirror_seen(session, mirror, monitor) for mirror in config.mirrors]
+    if common.as_json:
+        common.emit(mirrors_json(found))
+    elif not common.quiet:
+        for one in found:
+            fails = {"failures": int(one.error is not None), "last_failure": str(one.error)}
+            for line in mirror_lines({"mirrors": [{"name": one.name, "runs": one.runs, **fails}]}):
+                output.say_wrapped(line)
+    for one in found:
+        if one.error is not None:
+            raise one.error
 
 
 def _show_here(common: Common, max_age_s: float | None) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.codec.digest import run_id
+from mlsync.codec.digest import object_digest, run_id
 from mlsync.errors import (
     Damage,
     Error,
@@ -26,15 +26,26 @@ from mlsync.errors import (
 )
 from mlsync.mirror import place, small
 from mlsync.mirror.account import Conflict, CopyOptions, CopyResult, Lag, NotCopied
-from mlsync.mirror.plan import OF_OBJECT, Packs, Planned, listed_by_version, numbers_in, plan_run, versions_of
+from mlsync.mirror.plan import (
+    OF_OBJECT,
+    Packs,
+    Planned,
+    decisions_of,
+    listed_by_version,
+    numbers_in,
+    plan_run,
+    versions_of,
+)
 from mlsync.mirror.transfer import Pack, PackTransfer
 from mlsync.monitor import Monitor, Task
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead
 from mlsync.repository.history import fence, omission
-from mlsync.repository.history.decision import open_decision, tagged_number
+from mlsync.repository.history.decision import open_decision
 from mlsync.repository.history.decisions import By, Decided, find_decided
 from mlsync.repository.history.omission import Omitted
 from mlsync.repository.listing import Run, runs
+from mlsync.repository.pack_lookup import Tombstones, look_up
 from mlsync.repository.repository import ListedVersion, Repository
 from mlsync.repository.sealed_object import OBJECT_BYTES_MAX
 from mlsync.store.base import Store
@@ -73,6 +84,19 @@ def copy_versions(source: Repository, target: Store, options: CopyOptions, monit
     return result
 
 
+def look_at_mirror(source: Repository, target: Store, options: CopyOptions, monitor: Monitor) -> CopyResult:
+    """Return how far a mirror is behind, and what is another one there; nothing is written or read of what is missing.
+
+    Raise ``MirrorForeign`` or ``RepositoryMissing``.
+    """
+    found = place.look(source, target, create=False)
+    result = CopyResult(is_dry=True)
+    copier = _Copier(source, found.repository, options, result, monitor)
+    copier.look()
+    copier.tell_lag()
+    return result
+
+
 @dataclass(slots=True)
 class _RunCopy:
     """A run: what both ends have, what is to be copied, and what stays away."""
@@ -85,13 +109,17 @@ class _RunCopy:
     planned: list[Planned] = field(default_factory=list)
     unplanned: set[int] = field(default_factory=set)
     fenced: set[int] = field(default_factory=set)
+    # Versions that are other ones in the mirror, the newest first.
+    differing: list[int] = field(default_factory=list)
+    # Listed there, and nobody looked back yet at whether the mirror's prune left its packs.
+    unfinished: set[int] = field(default_factory=set)
     omitted: tuple[int, ...] = ()
     copied: set[int] = field(default_factory=set)
 
     @property
     def present(self) -> set[int]:
         """The versions that the mirror has."""
-        return numbers_in(self.there) | self.copied
+        return (numbers_in(self.there) - self.unfinished) | self.copied
 
 
 class _Copier:
@@ -107,21 +135,37 @@ class _Copier:
 
     # ------------------------------------------------------------ what is to be copied
 
-    def plan(self) -> None:
-        """Find out what is missing in the mirror."""
+    def look(self) -> None:
+        """Compare what both ends list; no version that is missing is read."""
         chosen = self._chosen_runs()
         here, there = versions_of(self._source), versions_of(self._mirror)
+        copies = {names.parse_copy(info.key) for info in self._mirror.store.list(names.COPIES)}
         # Later than the versions: what a version names was there before it.
         self._list_beside(chosen)
+        for run in chosen:
+            run_bytes = run_id(self._source.keys.of("run id"), run.name)
+            ends = here.get(run_bytes, {}), there.get(run_bytes, {})
+            one = _RunCopy(run.name, run_bytes, *ends, Decided(run.name))
+            one.unfinished = {n for n in numbers_in(one.there) & one.here.keys() if (run_bytes, n) not in copies}
+            self._run_copies.append(one)
+        for one, looked in ahead(self._look_at, self._run_copies):
+            looked()
+            self._compare(one)
+
+    def plan(self) -> None:
+        """Find out what is missing in the mirror."""
         self._packs = Packs(self._source, self._mirror)
         with self._monitor.task("looking at versions", None, unit="versions") as task:
-            for run in chosen:
-                run_bytes = run_id(self._source.keys.of("run id"), run.name)
-                decided = find_decided(self._source, run.name)
-                one = _RunCopy(run.name, run_bytes, here.get(run_bytes, {}), there.get(run_bytes, {}), decided)
-                self._plan_run(one, task)
-                self._run_copies.append(one)
+            self.look()
+            for run in self._run_copies:
+                self._plan_run(run, task)
         self._count_planned()
+
+    def _look_at(self, run: _RunCopy) -> None:
+        """Find what was decided of a run, and what differs."""
+        if self._decisions[0].get(run.run_id):
+            run.decided = find_decided(self._source, run.name)
+        self._find_differing(run)
 
     def _chosen_runs(self) -> list[Run]:
         found = runs(self._source)
@@ -137,6 +181,7 @@ class _Copier:
         """List what is beside versions, at both ends."""
         key = self._source.keys.of("run id")
         ids = {run_id(key, run.name): run for run in chosen}
+        self._decisions = [decisions_of(end) for end in (self._source, self._mirror)]
         self._proofs = [listed_by_version(end, names.LATER_PROOFS, ids) for end in (self._source, self._mirror)]
         here, there = ({info.key for info in end.store.list(names.RUNS)} for end in (self._source, self._mirror))
         # Those of a source that is a mirror itself.
@@ -146,9 +191,13 @@ class _Copier:
 
     def _plan_run(self, run: _RunCopy, task: Task) -> None:
         wanted = self._wanted(run)
-        blocked_from = self._compare(run)
-        missing = sorted(number for number in wanted if number not in run.there or number in run.fenced)
-        self._result.there_count += len(wanted & (numbers_in(run.there)))
+        blocked_from = min(run.differing, default=None)
+        missing = sorted(
+            number
+            for number in wanted
+            if number not in run.there or number in run.fenced or number in run.unfinished - set(run.differing)
+        )
+        self._result.there_count += len(wanted & numbers_in(run.there) - run.unfinished)
         keys = {names.version(run.run_id, number): number for number in missing}
         for key, found in plan_run(self._source, self._packs, list(keys)):
             task.advance(1)
@@ -175,28 +224,30 @@ class _Copier:
             return there & set(asked)
         return {number for number in there if number not in run.decided.forgotten}
 
-    def _compare(self, run: _RunCopy) -> int | None:
-        """Compare what both ends have; return the lowest version that is another one in the mirror, if there is one.
+    def _find_differing(self, run: _RunCopy) -> None:
+        """Find versions that are other ones in the mirror.
 
         Each version names the one before it by its digest, so that equal ones mean equal histories: the newest that
         both have is compared, and older ones only where that differs.
         """
-        common = sorted(numbers_in(run.here) & numbers_in(run.there), reverse=True)
-        differing: list[int] = []
-        for number in common:
+        for number in sorted(numbers_in(run.here) & numbers_in(run.there), reverse=True):
             key = names.version(run.run_id, number)
             if run.here[number].size_bytes == run.there[number].size_bytes and small.same(
                 self._source.store, self._mirror.store, key
             ):
                 break
             if _opens(self._source, key):
-                differing.append(number)
-                if len(differing) == _DIFFERING_MAX:
+                run.differing.append(number)
+                if len(run.differing) == _DIFFERING_MAX:
                     break
-                self._conflict(key, f"version {number} of run {run.name!r} is another one in the mirror")
+
+    def _compare(self, run: _RunCopy) -> None:
+        """Name what differs, what was removed in the mirror, and what only that has."""
+        for number in run.differing[: _DIFFERING_MAX - 1]:
+            what = f"version {number} of run {run.name!r} is another one in the mirror"
+            self._conflict(names.version(run.run_id, number), what)
         self._look_at_fences(run)
         self._look_ahead(run)
-        return min(differing, default=None)
 
     def _look_at_fences(self, run: _RunCopy) -> None:
         """Tell versions that were removed in the mirror from numbers that its prune fenced, for a writer there."""
@@ -271,21 +322,26 @@ class _Copier:
             batch = sorted(batch, key=lambda one: one.number)
             packs |= self._move_packs(batch, transfer, task)
         marked = self._mirror.tombstones()
+        listed: list[tuple[Planned, bytes]] = []
         for one in batch:
             # What is whole when somebody asks to stop is listed all the same; packs that were not begun are no fault.
             if self._options.stop() and not one.needs.packs <= self._packs.there.keys() | packs.keys():
-                self._refuse_stopped()
+                break
             fault = self._fault_of(one, packs, marked)
             if fault is not None:
-                self._leave(run, one.number, fault)
+                self._leave_out(run, one, fault)
                 continue
             try:
-                self._commit(run, one)
+                body = self._commit(run, one)
+                listed += [] if body is None else [(one, body)]
             except MirrorConflict as error:
-                self._conflict(one.stored.key, error.what)
+                self._refused(run, one, error)
             except OF_OBJECT as error:
                 if not self._source.is_fenced(one.stored.key):
                     self._leave(run, one.number, str(error))
+        self._look_back(run, listed)
+        if len(listed) < len(batch):
+            self._refuse_stopped()
 
     def _move_packs(self, batch: Sequence[Planned], transfer: PackTransfer, task: Task) -> dict[bytes, Error]:
         """Copy the packs that the mirror lacks for these versions; return why some could not be copied."""
@@ -360,8 +416,8 @@ class _Copier:
         body = self._source.store.get(key, limit_bytes=8 << 20)
         self._result.object_count += small.create(self._mirror.store, key, body)
 
-    def _commit(self, run: _RunCopy, one: Planned) -> None:
-        """Create a version in the mirror: its later proofs before it, its second copy after it."""
+    def _commit(self, run: _RunCopy, one: Planned) -> bytes | None:
+        """Create a version in the mirror, its later proofs before it, and return its bytes: see ``_look_back``."""
         self._copy_beside(run, self._proofs, [one.number])
         key, target = one.stored.key, self._mirror.store
         body = one.body if one.body is not None else self._source.open_body(key, key)[1]
@@ -372,22 +428,76 @@ class _Copier:
             except StoreDenied as error:
                 what = f"the mirror's prune fenced its number, and the fence cannot be overwritten: {error.what}"
                 self._leave(run, one.number, what)
-                return
+                return None
         small.create(target, key, body)
-        run.copied.add(one.number)
-        self._result.versions.append((run.name, one.number))
+        return body
+
+    def _refused(self, run: _RunCopy, one: Planned, error: MirrorConflict) -> None:
+        """Tell a number that the mirror's prune fenced since it was listed from another version under it."""
+        if self._mirror.is_fenced(one.stored.key):
+            self._leave(run, one.number, "the mirror's prune fenced its number meanwhile: copy again")
+        else:
+            self._conflict(one.stored.key, error.what)
+
+    def _look_back(self, run: _RunCopy, listed: Sequence[tuple[Planned, bytes]]) -> None:
+        """Finish versions that were listed just now with their second copies, or take them back.
+
+        A prune of the mirror that listed versions before that may still delete a pack with a tombstone. It deletes the
+        pack first: what has none now, and is there afterwards, no such prune deletes any more. The copy says that
+        somebody looked; a version without one is looked at by the next copier, whoever died here.
+        """
+        needed = {pack_id for one, _ in listed for pack_id in one.needs.packs}
+        marked = Tombstones(self._mirror, needed) if needed else ()
+        there = look_up(self._mirror, needed)
+        for one, body in listed:
+            lost = sorted(pack_id for pack_id in one.needs.packs if pack_id in marked or pack_id not in there)
+            lost += [pack_id for pack_id in one.needs.records if not self._has_record(pack_id)]
+            if lost:
+                for pack_id in lost:
+                    self._packs.there.pop(pack_id, None)
+                self._take_back(run, one, f"the mirror's prune takes a pack of it, {names.pack(lost[0])}: copy again")
+                continue
+            run.copied.add(one.number)
+            self._result.versions.append((run.name, one.number))
+            place = names.copy_of(one.stored.key)
+            try:
+                small.create(self._mirror.store, place, body)
+            except MirrorConflict as error:
+                self._conflict(place, error.what)
+
+    def _has_record(self, pack_id: bytes) -> bool:
         try:
-            small.create(target, names.copy_of(key), body)
-        except MirrorConflict as error:
-            self._conflict(names.copy_of(key), error.what)
+            self._mirror.store.stat(names.move(pack_id))
+        except NotFound:
+            return False
+        return True
+
+    def _leave_out(self, run: _RunCopy, one: Planned, why: str) -> None:
+        """Leave a version out; one that is listed and was not looked back at is taken back."""
+        if one.number in run.unfinished:
+            self._take_back(run, one, why)
+        else:
+            self._leave(run, one.number, why)
+
+    def _take_back(self, run: _RunCopy, one: Planned, why: str) -> None:
+        """Put a fence in the place of a manifest whose packs the mirror may lose: nothing is listed that may be lost.
+
+        Such a fence says that the number was never used, so the next copier puts the version in its place. It takes no
+        right to delete.
+        """
+        key, target = one.stored.key, self._mirror.store
+        try:
+            if object_digest(target.get(key, limit_bytes=OBJECT_BYTES_MAX)) == one.stored.digest:
+                target.replace(key, fence.make(self._mirror.keys, key, fence.Fence(self._options.now_ns)))
+        except NotFound:
+            pass
+        except StoreDenied as error:
+            why = f"{why}; it is listed there, and may not restore, as nothing may be overwritten there: {error.what}"
+        self._leave(run, one.number, why)
 
     def _copy_decisions(self, run: _RunCopy) -> None:
-        prefix = names.run_decisions_prefix(run.run_id)
-        here, there = (
-            {info.key: info.size_bytes for info in end.list(prefix) if tagged_number(self._source.keys, info.key)}
-            for end in (self._source.store, self._mirror.store)
-        )
-        common = sorted(here.keys() & there.keys())
+        here, there = (end.get(run.run_id, set()) for end in self._decisions)
+        common = sorted(here & there)
         if common and not small.same(self._source.store, self._mirror.store, common[-1]):
             self._tell_apart(run.name, common[-1])
 
@@ -395,7 +505,7 @@ class _Copier:
             open_decision(self._source.keys, key, body)
             self._source.retired_keys.refuse(key, body)
 
-        self._objects(sorted(here.keys() - there.keys()), check)
+        self._objects(sorted(here - there), check)
 
     def _tell_apart(self, run: str, key: str) -> None:
         """Tell a decision that somebody with the key made in the mirror, as for its own retention, from damage."""
@@ -454,19 +564,24 @@ class _Copier:
 
     def tell_lag(self) -> None:
         """Say how far each run's copy is behind."""
-        for run in self._run_copies:
-            wanted = self._wanted(run)
-            if not wanted:
-                continue
-            # What was removed there on purpose is not awaited.
-            lacking = wanted - run.present - set(self._result.removed.get(run.name, ()))
-            newest, copied = max(wanted), max(run.present & wanted, default=0)
-            age_s = 0.0
-            if copied < newest:
-                made_ns = self._made_ns(run, newest)
-                until_ns = self._made_ns(run, copied) if copied else None
-                age_s = (made_ns - until_ns if until_ns is not None else self._options.now_ns - made_ns) / _NS
-            self._result.lag[run.name] = Lag(newest, copied, len(lacking), max(0.0, age_s))
+        for run, lag in ahead(self._lag_of, self._run_copies):
+            found = lag()
+            if found is not None:
+                self._result.lag[run.name] = found
+
+    def _lag_of(self, run: _RunCopy) -> Lag | None:
+        wanted = self._wanted(run)
+        if not wanted:
+            return None
+        # What was removed there on purpose is not awaited.
+        lacking = wanted - run.present - set(self._result.removed.get(run.name, ()))
+        newest, copied = max(wanted), max(run.present & wanted, default=0)
+        age_s = 0.0
+        if copied < newest:
+            made_ns = self._made_ns(run, newest)
+            until_ns = self._made_ns(run, copied) if copied else None
+            age_s = (made_ns - until_ns if until_ns is not None else self._options.now_ns - made_ns) / _NS
+        return Lag(newest, copied, len(lacking), max(0.0, age_s))
 
     def _made_ns(self, run: _RunCopy, number: int) -> int:
         try:

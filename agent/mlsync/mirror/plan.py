@@ -7,7 +7,6 @@ opened, and tells its packs; a pack that was moved leads to others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,8 @@ from typing import Final
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived, ObjectMissing
 from mlsync.mirror.transfer import Pack
 from mlsync.repository import names
+from mlsync.repository.ahead import ahead
+from mlsync.repository.history.decision import tagged_number
 from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.move import STEPS_MAX
 from mlsync.repository.named_packs import NamedPacks
@@ -23,8 +24,6 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 
 OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
-# Manifests are small: the time is in the round trips.
-_AT_ONCE: Final = 8
 # So much of manifests is kept between the plan and the copy; others are read once more.
 _KEPT_BYTES: Final = 64 << 20
 
@@ -131,22 +130,20 @@ def versions_of(repository: Repository) -> dict[bytes, dict[int, ListedVersion]]
 def plan_run(source: Repository, packs: Packs, keys: Sequence[str]) -> Iterator[tuple[str, Planned | Error | None]]:
     """Yield each version with its plan, the error that keeps it away, or ``None`` if it is no version."""
     kept_bytes = 0
-    with source.reader() as reader, ThreadPoolExecutor(_AT_ONCE) as executor:
-        for at in range(0, len(keys), _AT_ONCE):
-            some = keys[at : at + _AT_ONCE]
-            opened = executor.map(lambda key: _opened(source, key), some)
-            for key, found in zip(some, opened, strict=True):
-                if not isinstance(found, tuple):
-                    yield key, found
-                    continue
-                stored, body = found
-                kept_bytes += len(body)
-                try:
-                    needs = packs.needs(stored, reader)
-                except OF_OBJECT as error:
-                    yield key, None if source.is_fenced(key) else error
-                    continue
-                yield key, Planned(stored, body if kept_bytes <= _KEPT_BYTES else None, needs)
+    with source.reader() as reader:
+        for key, opened in ahead(lambda key: _opened(source, key), keys):
+            found = opened()
+            if not isinstance(found, tuple):
+                yield key, found
+                continue
+            stored, body = found
+            kept_bytes += len(body)
+            try:
+                needs = packs.needs(stored, reader)
+            except OF_OBJECT as error:
+                yield key, None if source.is_fenced(key) else error
+                continue
+            yield key, Planned(stored, body if kept_bytes <= _KEPT_BYTES else None, needs)
 
 
 def _opened(source: Repository, key: str) -> tuple[StoredVersion, bytes] | Error | None:
@@ -172,6 +169,16 @@ def listed_by_version(
         place = parse(info.key)
         if place is not None and place[0] in runs:
             found.setdefault(place, {})[info.key] = info.size_bytes
+    return found
+
+
+def decisions_of(repository: Repository) -> dict[bytes, set[str]]:
+    """Return the names of decisions by run: one listing, whatever the number of runs."""
+    found: dict[bytes, set[str]] = {}
+    for info in repository.store.list(names.DECISIONS):
+        place = names.parse_decision(info.key)
+        if place is not None and tagged_number(repository.keys, info.key) is not None:
+            found.setdefault(place[0], set()).add(info.key)
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     # Only for annotations: no command pays for the imports of another one.
     from mlsync.access.policy import PolicyRequest
+    from mlsync.app.mirroring import MirrorSeen
     from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
     from mlsync.bucket.apply import BucketApplied
@@ -914,6 +915,21 @@ def fleet_json(fleet: Iterable[FleetRun]) -> dict[str, object]:
                 "hidden": list(one.hidden),
             }
             for one in fleet
+        ]
+    }
+
+
+def mirrors_json(found: Iterable[MirrorSeen]) -> dict[str, object]:
+    """Return the value of ``mlsync status --mirrors``."""
+    return {
+        "mirrors": [
+            {
+                "name": one.name,
+                "url": one.url,
+                "error": None if one.error is None else error_json(one.error),
+                "runs": one.runs,
+            }
+            for one in found
         ]
     }
 

@@ -56,6 +56,12 @@ def mirror_lines(agent: Mapping[str, Any]) -> Iterator[str]:
             missing = f"{count(run['behind_versions'], 'version')}, {_span(run['behind_s'] or 0.0)} behind"
             has = "no version known there" if run["version"] is None else f"has version {run['version']}"
             yield f"mirror {mirror['name']}: {run['run']}: {has}, {missing}"
+        for run in mirror["runs"]:
+            if run.get("differing"):
+                others = count(run["differing"], "version")
+                yield f"mirror {mirror['name']}: {run['run']}: {others} there of the same number, and another one"
+            if run.get("ahead"):
+                yield f"mirror {mirror['name']}: {run['run']}: {count(run['ahead'], 'version')} only there"
         if not behind and not mirror["failures"]:
             has = ", ".join(f"{run['run']}/{run['version']}" for run in mirror["runs"] if run["version"] is not None)
             yield f"mirror {mirror['name']}: " + (f"has all, {has}" if has else "nothing copied yet")
