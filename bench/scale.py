@@ -1,6 +1,6 @@
 """Scale: what each command costs at S3 by the length of the history: requests, bytes, seconds, memory.
 
-    python bench/scale.py [--versions 10 100 1000 10000] [--runs 1000] [--quick] [--show FILE]
+    python bench/scale.py [--versions 10 100 1000 10000] [--runs 1000] [--quick] [--show FILE] [--write]
 
 Real commands run in this process against a store in memory that keeps an account and a virtual clock (scale_store.py).
 What they do follows from real manifests, decisions and tombstones; only the packs are small, some hundred bytes each,
@@ -12,8 +12,9 @@ Each command runs in a fork of the process that holds the store, so that all fin
 of the store by the virtual clock, with the processor's seconds of this machine beside them. "MiB" is how much
 the process grew while it ran the command.
 
-`--show` prints the tables from a file of results. Deltas between versions are not in it: they are not built.
-Writes results/scale.json.
+`--show` prints the tables from a file of results, with what providers charge (scale_prices.py): the requests of a
+command, and a month of three teams. `--write` writes the tables of docs/scale.md from results/scale.json
+(scale_page.py). Deltas between versions are not in it: they are not built. Writes results/scale.json.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import report
+import scale_page
 from prune_parts import commit_history
+from scale_prices import PROVIDERS, TEAMS, Sizes, month, sizes_in
 from scale_store import TESTS, Account, OrderedStore
 
 from mlsync.repository import names
@@ -47,7 +50,8 @@ from format_parts import PASSPHRASE, new_repository
 RUN = "run"
 MIB = 1 << 20
 SIZES_MIB, QUICK_SIZES_MIB = (128, 512), (4, 12)
-COLUMNS = ("command", "PUT", "LIST", "GET", "DELETE", "sent MB", "received MB", "store s", "CPU s", "MiB")
+COLUMNS = ("command", "PUT", "LIST", "GET", "DELETE", "sent MB", "received MB", "store s", "CPU s", "MiB", "$ of 1,000")
+PARTS = ("one_run", "more_packs", "many_runs", "by_size")
 KINDS = ("put", "list", "get", "delete")
 
 # What only reads, each in a fork of its own.
@@ -80,6 +84,10 @@ SAVES_BEFORE = 12
 
 def main() -> None:
     arguments = parse()
+    if arguments.write:
+        text = scale_page.written(scale_page.PAGE.read_text(), json.loads((report.RESULTS / "scale.json").read_text()))
+        scale_page.PAGE.write_text(text)
+        return
     if arguments.show:
         show(json.loads(arguments.show.read_text()))
         return
@@ -97,6 +105,8 @@ def parse() -> argparse.Namespace:
         "--packs", type=int, default=10, help="packs of a version, in the history that tells what they cost"
     )
     parser.add_argument("--show", type=Path, default=None, help="print the tables of this file of results")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS, help="measure these alone; default: all")
+    parser.add_argument("--write", action="store_true", help="write the tables of docs/scale.md from the results")
     arguments = parser.parse_args()
     arguments.versions = arguments.versions or ([5, 25] if arguments.quick else [10, 100, 1000, 10_000])
     arguments.runs = arguments.runs or (5 if arguments.quick else 1000)
@@ -108,15 +118,18 @@ def measure(place: Path, arguments: argparse.Namespace) -> dict[str, object]:
     versions, runs, packs = arguments.versions, arguments.runs, arguments.packs
     preload()
     result: dict[str, object] = {"what": "what commands cost by the length of the history, at a simulated S3"}
-    result["one_run"] = {str(count): History(place / f"v{count}", {RUN: count}).costs() for count in versions}
-    several = versions[-2]
-    result["packs_of_each"] = packs
-    result["more_packs"] = {str(several): History(place / "packs", {RUN: several}, packs).costs()}
-    many = {RUN: 10} | {f"run-{number}": 10 for number in range(1, runs)}
-    result["many_runs"] = {str(runs): History(place / "runs", many).costs()}
-    result["by_size"] = {
-        str(mib): sized(place / f"s{mib}", mib) for mib in (QUICK_SIZES_MIB if arguments.quick else SIZES_MIB)
-    }
+    if "one_run" in arguments.parts:
+        result["one_run"] = {str(count): History(place / f"v{count}", {RUN: count}).costs() for count in versions}
+    if "more_packs" in arguments.parts:
+        several = versions[-2:][0]
+        result["packs_of_each"] = packs
+        result["more_packs"] = {str(several): History(place / "packs", {RUN: several}, packs).costs()}
+    if "many_runs" in arguments.parts:
+        many = {RUN: 10} | {f"run-{number}": 10 for number in range(1, runs)}
+        result["many_runs"] = {str(runs): History(place / "runs", many).costs()}
+    if "by_size" in arguments.parts:
+        sizes = QUICK_SIZES_MIB if arguments.quick else SIZES_MIB
+        result["by_size"] = {str(mib): sized(place / f"s{mib}", mib) for mib in sizes}
     return result
 
 
@@ -373,14 +386,31 @@ def show(result: dict[str, object]) -> None:
         ("runs of ten versions", "many_runs"),
         ("MiB new in each version", "by_size"),
     ):
-        for count, costs in result[part].items():
+        for count, costs in result.get(part, {}).items():
             report.show(f"{count} {title}", COLUMNS, [row(name, one) for name, one in costs.items()])
+    if "one_run" in result and "by_size" in result:
+        show_months(sizes_in(result))
+
+
+def show_months(sizes: Sizes) -> None:
+    """What three teams pay a month at each provider: with and without retention, and with a mirror."""
+    columns = ("provider and team", "requests", "all that a month adds", "what stays", "with its grace", "and a mirror")
+    rows = []
+    for prices in PROVIDERS:
+        for team in TEAMS:
+            found = month(team, prices, sizes)
+            amounts = (found.requests, found.added, found.kept, found.total, found.total_with_mirror)
+            rows.append([f"{prices.name}: {team.name}", *(scale_page.dollars(amount) for amount in amounts)])
+    report.show("dollars a month", columns, rows)
+    for prices in PROVIDERS:
+        print(f"{prices.name}: {prices.source} ({prices.read})")
 
 
 def row(name: str, costs: Mapping[str, float]) -> list[object]:
     counts = [costs[kind] for kind in KINDS]
     moved = [round(costs[kind] / 1e6, 2) for kind in ("sent_bytes", "received_bytes")]
-    return [name, *counts, *moved, round(costs["store_s"], 2), costs["cpu_s"], costs["mib"]]
+    usd = round(1000 * PROVIDERS[0].requests_usd(costs), 3)
+    return [name, *counts, *moved, round(costs["store_s"], 2), costs["cpu_s"], costs["mib"], usd]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ knows what a call is at S3: a listing is a request for each 1,000 names, an uplo
 
 The clock: a call begins when everything that really ended before it has ended on the clock too, and takes its time
 from there on. So calls that run beside each other share time, and calls that wait for each other do not. Each call also
-really sleeps a small share of its time, so that the threads of a flow meet as they would.
+really sleeps a share of its time, so that the threads of a flow meet as they would: longer than the processor works on
+what a call brought, or threads would seem to wait for each other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mlsync.store.wrapping import WrappingStore, WrappingUpload  # noqa: E402
 PAGE_COUNT = 1000
 # What S3Store begins with is less; this is what it finds by trying on a fast line.
 WRITES_AT_ONCE, READS_AT_ONCE = 10, 16
-SLEPT_OF_TIME = 1 / 200
+SLEPT_OF_TIME = 1 / 20
 _Result = TypeVar("_Result")
 
 
