@@ -14,7 +14,7 @@ the process grew while it ran the command.
 
 `--show` prints the tables from a file of results, with what providers charge (scale_prices.py): the requests of a
 command, and a month of three teams. `--write` writes the tables of docs/scale.md from results/scale.json
-(scale_page.py). Deltas between versions are not in it: they are not built. Writes results/scale.json.
+(scale_page.py). Differences between versions are not in it. Writes results/scale.json.
 """
 
 from __future__ import annotations

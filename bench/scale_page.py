@@ -121,7 +121,7 @@ def _stored(team: Team, count: int, usd: float) -> str:
 
 
 def _with_differences(team: Team, sizes: Sizes) -> str:
-    return "not built" if DIFFERENCES is None else dollars(month(team, PROVIDERS[0], sizes, DIFFERENCES).total)
+    return "not measured" if DIFFERENCES is None else dollars(month(team, PROVIDERS[0], sizes, DIFFERENCES).total)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -557,6 +557,7 @@ def test_what_mirrors_gave_is_as_documented(saved):
     mirror = saved.base / "mirror"
     shutil.copytree(saved.repository, mirror)
     saved.configure(f'[proof]\ndevice = "none"\n[[mirror]]\nurl = "{mirror}"\n')
+    compare("mlsync status --mirrors", one_value(saved.good("status", "--mirrors", "--json")), "mirrors")
     packs = [saved.object("packs/*/*", index) for index in (0, 1)]
     for pack in packs:
         pack.unlink()
