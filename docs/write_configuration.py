@@ -106,6 +106,12 @@ Options, `MLSYNC_PASSPHRASE` and `MLSYNC_KMS_KEY` come before them
 
 When [the agent](commands.md#agent) backs up. Other commands do not read this table.
 """,
+    "backup": """\
+## [backup]
+
+How changed tensors are stored. [operating.md](operating.md#differences) says what that saves, and
+what it costs.
+""",
     "limits": """\
 ## [limits]
 

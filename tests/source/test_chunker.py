@@ -14,6 +14,7 @@ from source_parts import watched
 from mlsync.buffers import BufferPool
 from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.errors import ChangedWhileReading
+from mlsync.formats.containers import read_layout, storages_of
 from mlsync.formats.layout import Extent, Layout
 from mlsync.source import chunker as cutting
 from mlsync.source import spans as plan
@@ -100,6 +101,58 @@ def test_a_changed_tensor_changes_its_own_pieces_only(root, opened, pool, torch)
             digests.append({digest: len(data) for _, data, digest in pieces_of(file, layout_of_zip(root / name), pool)})
     new = sum(length for digest, length in digests[1].items() if digest not in digests[0])
     assert new <= 700 * KIB + 64 * KIB
+
+
+def tensors_of(file, pool, content):
+    """The id of each piece with its bytes."""
+    layout = read_layout(Content(content), "torch-zip")
+    found = {}
+    for piece in read_pieces(file, layout, file.data_extents(), pool, 7, None, storages_of(Content(content), layout)):
+        found.setdefault(piece.tensor, []).append(bytes(piece.view))
+        piece.release()
+    return found
+
+
+class Content:
+    """Bytes as a parser reads them."""
+
+    def __init__(self, content):
+        self._content = content
+        self.size_bytes = len(content)
+
+    def read_at(self, offset, length):
+        """Return some of them."""
+        return self._content[offset : offset + length]
+
+
+def test_a_part_of_a_tensor_has_one_id_in_every_file(root, opened, pool, torch):
+    """In a file of another name, with a longer pickle and other values, each part of a tensor is found by its id."""
+    both = []
+    for name, notes, values in (("epoch1.pt", "", 1.0), ("epoch12.pt", "longer" * 500, 2.0)):
+        large = {f"t{n}": torch.full((TENSOR_PIECE_BYTES // 4 + 30_000 * (n + 1),), values + n) for n in range(3)}
+        torch.save({"notes": notes, **large, "half": torch.full((50_000,), values).half()}, root / name)
+        with opened(name) as file:
+            both.append(tensors_of(file, pool, (root / name).read_bytes()))
+    (one, other) = both
+    assert one.keys() == other.keys()
+    assert len(one) == 1 + 2 * 3 + 1
+    for tensor in one.keys() - {0}:
+        assert [len(data) for data in one[tensor]] == [len(data) for data in other[tensor]]
+        assert len(one[tensor]) == 1
+
+
+def test_parts_of_another_width_or_length_have_another_id():
+    """What cannot be compared number by number is not taken for the same."""
+    spans = [
+        Span(0, 100, "whole", 4, "w"),
+        Span(0, 100, "whole", 2, "w"),
+        Span(0, 104, "whole", 4, "w"),
+        Span(0, 100, "whole", 4, "v"),
+        Span(0, 100, "whole", 4, "w", 100),
+    ]
+    assert len({cutting.tensor_id(span) for span in spans}) == len(spans)
+    assert cutting.tensor_id(Span(64, 100, "whole", 4, "w")) == cutting.tensor_id(spans[0])
+    assert cutting.tensor_id(Span(0, 100, "whole", 0, "w")) == cutting.tensor_id(Span(0, 100, "fine")) == 0
 
 
 def test_a_large_tensor_is_cut_from_its_own_start(root, opened, pool):

@@ -20,7 +20,7 @@ def remembered(number=0, pieces=2):
         STAT._replace(inode=number),
         10**18 + 10**10,
         b"entry %d" % number,
-        [CachedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16) for n in range(pieces)],
+        [CachedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16, (1 << 64) - 1 - n, -n % 9) for n in range(pieces)],
     )
 
 
@@ -363,6 +363,8 @@ def older_schema(path, version, *later_tables):
     with sqlite3.connect(path) as connection:
         for table in later_tables:
             connection.execute(f"DROP TABLE {table}")
+        # Offset, length and digest of each piece were all that it knew.
+        connection.execute("UPDATE files SET pieces = ?", (bytes(2 * 28),))
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
@@ -374,6 +376,7 @@ def older_schema(path, version, *later_tables):
         (2, SINCE_3 + SINCE_4 + SINCE_5),
         (3, SINCE_4 + SINCE_5),
         (4, SINCE_5),
+        (5, ()),
     ],
 )
 def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
@@ -382,7 +385,7 @@ def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
     older_schema(path, version, *later_tables)
     with State.open(path) as state:
         assert state.head("run") == Head(7, b"digest")
-        assert state.cached_files("run") == {b"a": remembered(1)}
+        assert state.cached_files("run") == {b"a": remembered(1, pieces=0)}
         state.add_pending("run", 7)
         state.set_last_ns("run", "scrubbed", 5)
         state.add_unreadable("run", {9: "100 1.5"})

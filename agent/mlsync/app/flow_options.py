@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from mlsync.backup.bases.settings import Differences
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.config.model import Config, S3Settings, WatchSettings
 from mlsync.proving.policy import Policy
+from mlsync.retention.rules import thins_out
 from mlsync.store.options import ObjectLock, StoreOptions
 from mlsync.values import NumberFault
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 UPLOADS_DIRECTORY = "uploads"
 LOADING_DIRECTORY = "loading"
+BASES_DIRECTORY = "bases"
 # The level that a proof must reach by default: the bytes on the device are those of the file. Level 4 checks the
 # numbers, and the policy on them is the user's.
 REQUIRED_LEVEL = 3
@@ -82,7 +85,18 @@ def backup_options(config: Config, state_directory: Path, run: str | None = None
         loading=loading_options(config, state_directory, run=run),
         policy=policy_of(config),
         reuse_cold=config.s3.reuse_cold,
+        differences=differences_of(config, state_directory, run),
     )
+
+
+def differences_of(config: Config, state_directory: Path, run: str | None) -> Differences | None:
+    """Return how tensors of a run may be stored as differences by the configuration, ``None`` if not at all."""
+    wanted = config.backup.differences
+    keep = config.retention.keep if run is None else config.retention_of(run).keep
+    # What is kept of each week would keep its bases too, which nothing else needs by then.
+    if wanted == "off" or (wanted == "auto" and thins_out(keep)):
+        return None
+    return Differences(state_directory / BASES_DIRECTORY, config.backup.base_cache_bytes, insists=wanted == "on")
 
 
 def loading_options(

@@ -30,7 +30,7 @@ from mlsync.errors import ObjectDamaged, Stopped
 from mlsync.proof.prover import Allocate, Passed, Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.repository.manifest import ChunkRef, Entry
-from mlsync.repository.reader import ChunkReader
+from mlsync.repository.reader import ChunkReader, ReadBase
 from mlsync.repository.writer import PackWriter, PlacedChunk
 from mlsync.source.root import Root
 from mlsync.versions.stored_file import RestoredFile, zeros
@@ -65,6 +65,7 @@ class EarlyProofs:
         self._parent = parent
         self._cache = cache
         self._writer: PackWriter | None = None
+        self._read_base: ReadBase | None = None
         self._thread: threading.Thread | None = None
         self._last: ReadFile | None = None
         self._queue: queue.SimpleQueue[ReadFile | None] = queue.SimpleQueue()
@@ -83,9 +84,12 @@ class EarlyProofs:
         """How many bytes came back from the store."""
         return self._read_bytes
 
-    def follow(self, writer: PackWriter) -> Callable[[ReadFile], None]:
-        """Return what has a file followed: it is called with each piece that *writer* may have to store."""
-        self._writer = writer
+    def follow(self, writer: PackWriter, read_base: ReadBase | None = None) -> Callable[[ReadFile], None]:
+        """Return what has a file followed: it is called with each piece that *writer* may have to store.
+
+        *read_base* is that of ``prove``.
+        """
+        self._writer, self._read_base = writer, read_base
         return self._begin if self._is_worth_it() else lambda _read: None
 
     def _is_worth_it(self) -> bool:
@@ -157,7 +161,7 @@ class EarlyProofs:
         before = self._parent.entries.get(path)
         repository = self._job.repository
         found = came_back([] if before is None else [before], self._parent, self._cache, repository)
-        with SourceReader(repository, found, places.get, self._root) as reader:
+        with SourceReader(repository, found, places.get, self._root, self._read_base) as reader:
             file = _FileAsStored(read, self._writer, reader, places, self._check)
             if file.shares_with_others(found):
                 return True

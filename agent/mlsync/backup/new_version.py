@@ -12,13 +12,15 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
 
 import mlsync
+from mlsync.backup.bases.choice import Bases
+from mlsync.backup.bases.opened import content_opener
 from mlsync.backup.early_proofs import EarlyProofs
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
 from mlsync.backup.notices import (
@@ -38,9 +40,9 @@ from mlsync.backup.read_order import newest_first
 from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status, archive_small
 from mlsync.backup.records import Candidate, Records
-from mlsync.backup.request import BackupResult, Job, Source
+from mlsync.backup.request import BackupResult, Job, Source, StoredDifferences
 from mlsync.backup.shrunk import heed_loss, loss_of
-from mlsync.backup.storing.archiver import Archiver, ReadFile
+from mlsync.backup.storing.archiver import Archiver, ReadFile, stored_differences
 from mlsync.backup.storing.chunk_index import ChunkIndex
 from mlsync.backup.storing.presence import new_places, placed, read_moved, refuse_lost
 from mlsync.backup.storing.small_files import SmallFiles
@@ -97,6 +99,8 @@ class _Stored(NamedTuple):
     changed_count: int
     read_bytes: int
     unkept: LeftOut
+    differences: StoredDifferences
+    bases: Bases
 
 
 class _Committed(NamedTuple):
@@ -133,7 +137,10 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         with job.open_prover() as prover, EarlyProofs(job, root, prover, scanned.parent, scanned.cache) as early:
             stored = _store(job, root, scanned, prover, journal, early)
             between = _now()
-            read_back_bytes = prove(job, root, stored.records, prover, scanned.cache, early)
+            with closing(stored.bases):
+                read_back_bytes = prove(
+                    job, root, stored.records, prover, scanned.cache, early, read_base=stored.bases.read
+                )
         end = _now()
         candidate = stored.records.candidate(scanned.cache)
         with job.monitor.task(f"{job.source.run}: committing", None):
@@ -167,6 +174,7 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         pending=committed.pending,
         left_out=scanned.tree.left_out,
         unkept=stored.unkept,
+        differences=stored.differences,
         not_understood=committed.not_understood,
         newest_checkpoint_ns=max((e.mtime_ns for e in candidate.entries if e.proof is not None), default=0),
     )
@@ -255,6 +263,7 @@ def _store(
     tombstones = Tombstones(repository, {ref.pack for ref in with_bases(known.values())})
     index = ChunkIndex(known, job.state, repository, job.avoided, tombstones)
     writer = repository.writer(index, journal=journal, lookup_all=index.all_of)
+    bases = _bases(job, scanned, index)
     records = _first_records(job, scanned.tree, scanned.cache)
     changed = [found for found in scanned.tree.found if records[found.path].status is Status.CHANGED]
     hold(root, changed)
@@ -274,9 +283,10 @@ def _store(
             root,
             job.state.seed,
             writer,
+            bases,
             may_use=index.may_use,
             container_of=parent.container_of,
-            expect_proof=_expecting(_start_of(prover, job, total_bytes), early.follow(writer)),
+            expect_proof=_expecting(_start_of(prover, job, total_bytes), early.follow(writer, bases.read)),
             advance=advance,
             sleep=job.options.sleep,
         )
@@ -294,6 +304,7 @@ def _store(
         except BaseException as error:
             early.close()
             _keep_progress(job, writer, error)
+            bases.close()
             raise
         finally:
             archiver.close()
@@ -304,7 +315,16 @@ def _store(
     if not parent.is_remembered:
         job.remember_chunks(refs_of(settled.entries.values()))
     read_bytes = small_files.read_bytes + archiver.read_bytes
-    return _Stored(settled, index, stats, len(changed), read_bytes, archiver.unkept)
+    differences = stored_differences(record.read for record in records.values())
+    return _Stored(settled, index, stats, len(changed), read_bytes, archiver.unkept, differences, bases)
+
+
+def _bases(job: Job, scanned: _Scanned, index: ChunkIndex) -> Bases:
+    """Return the bases for the tensors of this backup."""
+    options = job.options
+    opener = content_opener(options.differences, job.repository, job.source.run, options.now_ns() / 1e9)
+    files, found = scanned.cache.files, scanned.tree.found
+    return Bases(scanned.parent, files, found, options.required_level, index.may_use, opener)
 
 
 def _first_records(job: Job, tree: Scan, cache: FilesCache) -> dict[bytes, Record]:

@@ -21,21 +21,31 @@ from mlsync.proving.judge import Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.reader import ChunkReader
+from mlsync.repository.reader import ChunkReader, ReadBase
 from mlsync.source.root import Root
 from mlsync.versions.loaded_directories import LoadedDirectory
 
 _COLD: Final = "not read back yet: some of it lies in cold storage"
 
 
-def prove(job: Job, root: Root, records: Records, prover: Prover, cache: FilesCache, early: EarlyProofs) -> int:
+def prove(
+    job: Job,
+    root: Root,
+    records: Records,
+    prover: Prover,
+    cache: FilesCache,
+    early: EarlyProofs,
+    *,
+    read_base: ReadBase | None = None,
+) -> int:
     """Prove what the records hold, as far as the options say; return how many bytes were read back.
 
     Afterwards the records hold complete checkpoints that load, as far as they were proved. *cache* says what came back
-    from the store before, and *early* what was proved while it was stored.
+    from the store before, and *early* what was proved while it was stored. *read_base* may have bases of differences on
+    this machine. They came back from the store when they were proved, and nothing is fetched for them again.
     """
     read_back_bytes = 0
-    with _reader(job, root, records, cache) as reader:
+    with _reader(job, root, records, cache, read_base) as reader:
         units = WholeUnits(job, records, reader, root)
         let_in = units.hold_back()
         unloaded = records.forget_loads()
@@ -54,7 +64,7 @@ def prove(job: Job, root: Root, records: Records, prover: Prover, cache: FilesCa
     return read_back_bytes + early.read_bytes
 
 
-def _reader(job: Job, root: Root, records: Records, cache: FilesCache) -> ChunkReader:
+def _reader(job: Job, root: Root, records: Records, cache: FilesCache, read_base: ReadBase | None) -> ChunkReader:
     """Return what reads the chunks of the records: what came back before is in the source, unless all is to come back.
 
     A node that only writes opens those alone that it has just stored.
@@ -66,9 +76,9 @@ def _reader(job: Job, root: Root, records: Records, cache: FilesCache) -> ChunkR
     if job.options.read_back == "new" and not job.options.proves_later:
         found = came_back(new, records.parent, cache, repository)
     if not found and not is_closed:
-        return repository.reader()
+        return repository.reader(read_base)
     places = PlacesIn(list(records.entries.values())) if is_closed else PlacesIn(new, found)
-    return SourceReader(repository, found, places, root)
+    return SourceReader(repository, found, places, root, read_base)
 
 
 def _put_off(job: Job, records: Records) -> None:

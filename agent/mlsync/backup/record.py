@@ -166,7 +166,7 @@ class Record(msgspec.Struct):
         if isinstance(self.read, ReadFile):
             # The pieces are those of the content that was read; they say nothing of another one in its place.
             has_pieces = row.is_held or row.trouble is None
-            pieces = (self.read.packed_pieces or self.read.pieces) if has_pieces else ()
+            pieces = (self.read.packed_pieces or self.read.cached_pieces()) if has_pieces else ()
             return CachedFile(self.read.stat, self.read.checked_ns, body, pieces)
         if self.read is not None:
             return CachedFile(self.read.stat, self.read.checked_ns, body, ())

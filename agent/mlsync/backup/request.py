@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from mlsync.backup.bases.settings import Differences
 from mlsync.backup.deadline import Deadline, OutOfTime
 from mlsync.backup.files_cache import encode_location
 from mlsync.backup.storing.avoided import Avoided
@@ -56,7 +57,8 @@ class BackupOptions:
     *accept_loss* a version is made at once although most checkpoints are gone. A *deadline* is that of a last backup,
     before the machine goes away: it reads the newest files first, and leaves proofs to later unless a version is to
     wait for them. With *reuse_cold* a version may rely on packs that have gone cold, whose content is not read back.
-    Once *hurry* says so, beside *stop*, a version whose content is stored is committed and not proved.
+    With *differences* tensors may be stored as such, from earlier versions of them. Once *hurry* says so, beside
+    *stop*, a version whose content is stored is committed and not proved.
     """
 
     required_level: int = 3
@@ -67,6 +69,7 @@ class BackupOptions:
     policy: Policy = NO_POLICY
     accept_loss: bool = False
     reuse_cold: bool = False
+    differences: Differences | None = None
     deadline: Deadline | None = None
     announce: Callable[[int, int], None] = lambda _files, _bytes: None
     stop: Callable[[], bool] = lambda: False
@@ -134,6 +137,15 @@ class Job(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredDifferences:
+    """What was stored as differences: so many plain bytes in so many stored ones, less than the bases' by *saved*."""
+
+    size_bytes: int = 0
+    stored_bytes: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BackupResult:
     """What a backup did: *version* is 0 if nothing had changed since *previous*.
 
@@ -170,3 +182,4 @@ class BackupResult:
     unkept: LeftOut = field(default_factory=LeftOut)
     not_understood: tuple[bytes, ...] = ()
     newest_checkpoint_ns: int = 0
+    differences: StoredDifferences = StoredDifferences()

@@ -159,10 +159,20 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
         for result in results:
             output.say_wrapped(f"{result.run}: {summary(result)}")
             if common.verbose:
+                _say_differences(result)
                 _say_left_out(result)
     for result in results:
         for trouble in result.troubles:
             output.tell(f"warning: {result.run}: {trouble_text(trouble)}")
+
+
+def _say_differences(result: BackupResult) -> None:
+    """Say what differences took, and what the same tensors would take as a whole: about as much as their bases."""
+    found = result.differences
+    if found.size_bytes:
+        whole = output.size(found.stored_bytes + found.saved_bytes)
+        what = f"{output.size(found.size_bytes)} of tensors stored as differences in {output.size(found.stored_bytes)}"
+        output.say_wrapped(f"{result.run}: {what}, which would take about {whole} as a whole")
 
 
 def _say_left_out(result: BackupResult) -> None:

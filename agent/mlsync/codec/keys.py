@@ -41,6 +41,7 @@ Purpose = Literal[
     "omission",
     "epoch",
     "retired",
+    "base cache",
 ]
 
 # Part of the format: changing one of them makes every repository unreadable.
@@ -63,6 +64,8 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "omission": b"mlsync 1 omission",
     "epoch": b"mlsync 1 epoch",
     "retired": b"mlsync 1 retired",
+    # Of files on a node's own disk, and no part of the format.
+    "base cache": b"mlsync 1 base cache",
 }
 
 

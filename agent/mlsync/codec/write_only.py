@@ -100,10 +100,12 @@ class WriteOnlyKeys(Keys):
         raise WriteOnly("this node has no master key: it can write to the repository and read nothing")
 
     def of(self, purpose: Purpose, context: bytes = b"", *, epoch: int = 0) -> bytes:
-        """Return the key that names chunks or runs; raise ``WriteOnly`` for any other."""
+        """Return the key that names chunks or runs, or seals a file of this node; raise ``WriteOnly`` for any other."""
         known: dict[Purpose, bytes] = {"chunk name": self.name_key, "run id": self.run_key}
         if purpose in known and not context and not epoch:
             return known[purpose]
+        if purpose == "base cache":
+            return derive(self.token, self.repository_id, info_of(purpose, context))
         what = f"this node can write to the repository and read nothing: it has no key for a {purpose}"
         raise WriteOnly(what)
 

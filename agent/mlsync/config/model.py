@@ -74,6 +74,8 @@ _SECRETS = re.compile(r"(//|^(?=[^/@]*:))[^/]*@")
 _TEMPORARY = ", ".join(f"`{name}`" for name in TEMPORARY_NAMES.split(", "))
 # The windows of the proof's process, and what it needs to count the numbers in them.
 _PROOF_MEMORY_BYTES_MIN = 384 << 20
+# One segment of the cache.
+_BASE_CACHE_BYTES_MIN = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +565,28 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """How changed tensors are stored."""
+
+    differences: str = key(
+        one_of("auto", "on", "off"),
+        "Whether a tensor may be stored as its difference from an older version of it, which takes less room and more "
+        'reading. `"auto"` does so unless the rules of `[retention]` thin versions out, which would leave old ones for '
+        "the sake of few.",
+        default='"auto"',
+        example='"off"',
+    )
+    base_cache_bytes: int | None = key(
+        size_from(_BASE_CACHE_BYTES_MIN),
+        "For a repository in a bucket: the most that the state directory holds of each run for that, sealed. What does "
+        "not fit is stored as a whole.",
+        example='"2GiB"',
+        unset="as much as the newest checkpoints of the run have, at most 8 GiB and a tenth of the free disk",
+        name="base_cache",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """How much of line and machine mlsync takes in ordinary times; passes with a deadline ignore all of it."""
 
@@ -923,6 +947,7 @@ class Config:
     key: KeySettings = field(default_factory=KeySettings)
     watches: tuple[WatchSettings, ...] = ()
     agent: AgentSettings = field(default_factory=AgentSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
@@ -975,6 +1000,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "key": keys_of(KeySettings),
     "watch": keys_of(WatchSettings),
     "agent": keys_of(AgentSettings),
+    "backup": keys_of(BackupSettings),
     "limits": keys_of(LimitSettings),
     "preemption": keys_of(PreemptionSettings),
     "proof": keys_of(ProofSettings),

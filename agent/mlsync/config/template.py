@@ -52,6 +52,7 @@ def template(
         parts += ["", "#[[watch]]", *_lines(TABLES["watch"], {})]
     parts += ["", "[key]", *_lines(TABLES["key"], key or {})]
     parts += ["", "[agent]", *_lines(TABLES["agent"], {})]
+    parts += ["", "[backup]", *_lines(TABLES["backup"], {})]
     parts += ["", "[limits]", *_lines(TABLES["limits"], {})]
     parts += ["", "[preemption]", *_lines(TABLES["preemption"], {})]
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]

@@ -109,6 +109,7 @@ class ChunkReader:
         self._openers: ThreadPoolExecutor | None = None
         # Kept from one stream for the next: to allocate 70 MiB takes as long as to read half as much.
         self._free: list[_Window] = []
+        self._local = threading.local()
 
     def __enter__(self) -> Self:
         """Return the reader, for a ``with`` statement."""
@@ -131,6 +132,19 @@ class ChunkReader:
         window = _Window()
         self.read_bytes += self._opener.fill(window, [ref])
         return bytes(window.views[0])
+
+    def read_into(self, ref: ChunkRef, into: memoryview) -> None:
+        """Fill *into* with one chunk, which is as long; several threads may call this at once."""
+        window: _Window | None = getattr(self._local, "window", None)
+        if window is None:
+            window = self._local.window = _Window()
+        window.allocated = {ref: into}
+        try:
+            self._opener.fill(window, [ref])
+        finally:
+            # No view of the caller's memory outlives the call.
+            window.clear(0)
+            window.allocated = {}
 
     def stream(self, refs: Iterable[ChunkRef], allocate: AllocateChunk | None = None) -> Iterator[Plain]:
         """Yield the chunks of *refs* in order; each view is valid until the next is asked for.

@@ -571,7 +571,11 @@ class Repository:
 
     def journal(self, directory: Path, run: str) -> PackJournal:
         """Return the journal of a run's packs below *directory*; one process at a time may use it."""
-        return PackJournal(directory / self._run_id(run).hex())
+        return PackJournal(self.directory_of(run, directory))
+
+    def directory_of(self, run: str, directory: Path) -> Path:
+        """Return where below *directory* files of a run lie, under a name that tells nobody the run's."""
+        return directory / self._run_id(run).hex()
 
     def finish_pack(
         self, pack: InterruptedPack, report: Callable[[StoreError], None] = lambda _error: None

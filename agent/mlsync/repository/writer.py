@@ -42,6 +42,8 @@ ChunkLookup = Callable[[bytes], ChunkRef | None]
 #: Returns those of the names whose chunks are stored already, with where.
 ChunksLookup = Callable[[Sequence[bytes]], Mapping[bytes, ChunkRef]]
 Release = Callable[[], None]
+#: Takes a chunk that is in a pack now, and its plain bytes, which are valid until it returns.
+Stored = Callable[[ChunkRef, memoryview], None]
 
 
 def _keep() -> None:
@@ -72,6 +74,7 @@ class _Job:
     release: Release
     item_bytes: int
     base: Base | None
+    stored: Stored | None
     placed: PlacedChunk
 
 
@@ -238,16 +241,22 @@ class PackWriter:
         self._threads: list[threading.Thread] = []
 
     def put(
-        self, plain: memoryview, release: Release = _keep, item_bytes: int = 0, base: Base | None = None
+        self,
+        plain: memoryview,
+        release: Release = _keep,
+        item_bytes: int = 0,
+        base: Base | None = None,
+        stored: Stored | None = None,
     ) -> PlacedChunk:
         """Store *plain* (1 byte to 16 MiB); *release* is called when its buffer may be used again.
 
         *item_bytes* is the width of the numbers that it consists of, from its first byte on; 0 if unknown. If it is
         new, it may be stored as a difference from *base*; the caller sees to it that the base's pack stays.
+        *stored* is called with what became of it and its bytes, by a coder's thread, unless it was stored before.
         """
         self._raise_fault()
         placed = PlacedChunk()
-        self._batch.append(_Job(plain, release, item_bytes, base, placed))
+        self._batch.append(_Job(plain, release, item_bytes, base, stored, placed))
         self._batch_bytes += len(plain)
         self._put_bytes += len(plain)
         if self._batch_bytes >= self._gather_bytes:
@@ -393,6 +402,8 @@ class _Coder:
         job.placed.is_new = True
         job.placed.own_ref = ref
         self._ledger.chunk_stored(ref)
+        if job.stored is not None:
+            job.stored(ref, job.plain)
         if self._lanes.is_due(self._pack):
             self.rest()
 

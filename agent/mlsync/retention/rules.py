@@ -7,7 +7,7 @@ versions, and among those at or above the floor; and keeps what either count fin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -229,3 +229,8 @@ class RegisteredRule(msgspec.Struct, frozen=True):
             raise PolicyRefused(what, where=self.text, advice=advice)
         kept = [one.number for one in history.versions if one.is_registered]
         return Choice(dict.fromkeys(kept, self.text), len(kept))
+
+
+def thins_out(rules: Iterable[Rule]) -> bool:
+    """Return whether rules keep single versions of those that were made one after the other."""
+    return any(isinstance(rule, EveryRule | CalendarRule) for rule in rules)

@@ -12,20 +12,29 @@ from mlsync.source.scan import FileStat, Found
 
 # Device and inode use all their 64 bits on some file systems, which SQLite's own integers do not have.
 _STAT: Final = struct.Struct("<QQIIIQQqqq")
-_PIECE: Final = struct.Struct("<QI16s")
+_PIECE: Final = struct.Struct("<QI16sQb")
+#: The bounds of ``CachedPiece.rounds``.
+ROUNDS_MIN: Final = -128
+ROUNDS_MAX: Final = 127
 
 
 class CachedPiece(NamedTuple):
-    """Offset and length of a piece, and its seeded xxh3-128."""
+    """Offset and length of a piece, and its seeded xxh3-128; for a part of a tensor what says which (see ``Piece``).
+
+    *rounds* is how often the tensor was stored as a difference to one base by now; below 0 it is for how many more
+    versions no difference is tried, because the last one did not pay.
+    """
 
     offset: int
     length: int
     digest: bytes
+    tensor: int = 0
+    rounds: int = 0
 
 
 def packed_piece(length: int, digest: bytes) -> bytes:
     """Return the pieces of a file that is one piece, as ``CachedFile`` packs them: a quarter of what objects take."""
-    return _PIECE.pack(0, length, digest)
+    return _PIECE.pack(0, length, digest, 0, 0)
 
 
 class CachedFile:

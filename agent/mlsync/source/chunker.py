@@ -17,7 +17,7 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.record_crc import RecordChecks
 from mlsync.source.spans import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_spans
 
-__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Digester", "Piece", "plan_spans", "read_pieces"]
+__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Digester", "Piece", "plan_spans", "read_pieces", "tensor_id"]
 
 # Length and seeded digest of a piece by its offset.
 Earlier: TypeAlias = Mapping[int, tuple[int, bytes]]
@@ -31,7 +31,8 @@ _BUFFER_COUNT_MIN: Final = 2
 class Piece:
     """A piece of a file and its seeded xxh3-128; the receiver releases it.
 
-    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown.
+    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown. *tensor* is the same for the
+    same part of the same tensor in every file that has it, whatever its values; 0 for what is no part of one.
     """
 
     offset: int
@@ -40,6 +41,7 @@ class Piece:
     digest: bytes
     buffer: PooledBuffer
     item_bytes: int = 0
+    tensor: int = 0
 
     def release(self) -> None:
         """Release the view and the reference to its buffer; a second call does nothing."""
@@ -121,7 +123,7 @@ class _Reader:
         with self.pool.acquire() as buffer:
             self._read(first, buffer.view[: last - first])
             for span in spans:
-                yield self._piece(buffer, first, span.offset, span.length, span.item_bytes)
+                yield self._piece(buffer, first, span.offset, span.length, span.item_bytes, tensor_id(span))
 
     def cut_span(self, span: Span) -> Iterator[Piece]:
         """Read a span buffer by buffer and cut it as if it were in memory as a whole.
@@ -181,10 +183,23 @@ class _Reader:
         if self.whole is not None:
             self.whole.update(view)
 
-    def _piece(self, buffer: PooledBuffer, start: int, offset: int, length: int, item_bytes: int = 0) -> Piece:
+    def _piece(
+        self, buffer: PooledBuffer, start: int, offset: int, length: int, item_bytes: int = 0, tensor: int = 0
+    ) -> Piece:
         view = buffer.view[offset - start : offset - start + length]
         digest = xxhash.xxh3_128_digest(view, self.seed)
-        return Piece(offset, length, view, digest, buffer.share(), item_bytes)
+        return Piece(offset, length, view, digest, buffer.share(), item_bytes, tensor)
+
+
+def tensor_id(span: Span) -> int:
+    """Return the 64 bits by which a part of a tensor is found again in an earlier file; 0 if it is none of one.
+
+    Two tensors of one id, which nobody has to fear, would cost some compression and nothing else.
+    """
+    if not span.item_bytes or not span.tensor:
+        return 0
+    named = f"{span.item_bytes} {span.within} {span.length} {span.tensor}"
+    return xxhash.xxh3_64_intdigest(named.encode("utf-8", "surrogatepass")) or 1
 
 
 def _cuts(cut: Cut, view: memoryview, *, is_last: bool) -> Iterator[int]:

@@ -22,6 +22,9 @@ REST_BYTES_MAX: Final = 256 * KIB
 # their first byte, a log that grows past the limit would be cut and stored again as a whole.
 FINE_SPAN_BYTES: Final = 64 * MIB
 
+# Containers whose records lie in a folder that has the file's name.
+_NAMED_AFTER_FILE: Final = frozenset({"torch-zip", "pt2"})
+
 Cut = Literal["whole", "fine", "coarse"]
 
 
@@ -44,13 +47,16 @@ CHUNKINGS: Final[dict[Cut, Chunking]] = {
 class Span:
     """A range of data with fixed edges: one piece if *cut* is ``"whole"``, else cut where its content defines it.
 
-    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown.
+    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown. *tensor* is the name of the
+    tensor that it is part of, as the file has it, and *within* where in the tensor it begins.
     """
 
     offset: int
     length: int
     cut: Cut
     item_bytes: int = 0
+    tensor: str = ""
+    within: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class _Region:
     end: int
     is_tensor: bool
     item_bytes: int = 0
+    tensor: str = ""
+    within: int = 0
 
 
 def plan_spans(
@@ -78,7 +86,7 @@ def plan_spans(
         length = region.end - region.start
         is_short = length <= (CHUNKINGS["fine"].min_bytes if layout is None else REST_BYTES_MAX)
         if region.is_tensor or is_short:  # no longer than the smallest piece: there is no cut to search for
-            yield Span(region.start, length, "whole", region.item_bytes)
+            yield Span(region.start, length, "whole", region.item_bytes, region.tensor, region.within)
         else:
             fine = min(length, FINE_SPAN_BYTES)
             yield Span(region.start, fine, "fine")
@@ -96,14 +104,20 @@ def _tensors(layout: Layout | None, storages: Sequence[Storage]) -> Iterator[_Re
             storage = waiting.pop()
             if storage.offset >= reached and storage.offset + storage.length <= end:
                 reached, is_split = storage.offset + storage.length, True
-                yield from _tensor(storage.offset, storage.length, storage.item_bytes)
+                yield from _tensor(storage.offset, storage.length, storage.item_bytes, _lasting(layout, storage.name))
         if not is_split:
             yield from _tensor(extent.offset, extent.length, 0)
 
 
-def _tensor(offset: int, length: int, item_bytes: int) -> Iterator[_Region]:
+def _lasting(layout: Layout | None, name: str) -> str:
+    """Return a tensor's name without the folder that torch names after the file: ``epoch5/data/0``."""
+    is_torch = layout is not None and layout.container in _NAMED_AFTER_FILE
+    return name.partition("/")[2] if is_torch else name
+
+
+def _tensor(offset: int, length: int, item_bytes: int, name: str = "") -> Iterator[_Region]:
     if length >= TENSOR_BYTES_MIN:
-        yield _Region(offset, offset + length, is_tensor=True, item_bytes=item_bytes)
+        yield _Region(offset, offset + length, is_tensor=True, item_bytes=item_bytes, tensor=name)
 
 
 def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
@@ -117,7 +131,8 @@ def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
             yield _Region(reached, tensor.start, is_tensor=False)
         for start in range(tensor.start, tensor.end, TENSOR_PIECE_BYTES):
             end = min(start + TENSOR_PIECE_BYTES, tensor.end)
-            yield _Region(start, end, is_tensor=True, item_bytes=tensor.item_bytes)
+            within = start - tensor.start
+            yield _Region(start, end, is_tensor=True, item_bytes=tensor.item_bytes, tensor=tensor.tensor, within=within)
         reached = tensor.end
     if reached < size_bytes:
         yield _Region(reached, size_bytes, is_tensor=False)
@@ -133,7 +148,8 @@ def _without_holes(regions: Iterable[_Region], data_extents: Sequence[tuple[int,
                 break
             low, high = max(start, region.start), min(start + length, region.end)
             if low < high:
-                yield _Region(low, high, region.is_tensor, _item_bytes_from(low, region))
+                within = region.within + low - region.start
+                yield _Region(low, high, region.is_tensor, _item_bytes_from(low, region), region.tensor, within)
             if start + length > region.end:
                 break
             index += 1

@@ -16,7 +16,7 @@ from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
-_SCHEMA_VERSION: Final = 5
+_SCHEMA_VERSION: Final = 6
 # Added in the second version: an older state gets these tables when it is opened, and keeps its rows.
 _SINCE_2: Final = (
     # Versions that were committed below the required level.
@@ -45,7 +45,9 @@ _SINCE_5: Final = (
     # The version that a node which cannot read was about to commit: it knows it by its digest alone.
     "CREATE TABLE sealed (run TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL)",
 )
-_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4), (5, _SINCE_5))
+# Changed in the sixth version: pieces say which tensor they are of. Without pieces, a file that changed is cut anew.
+_SINCE_6: Final = ("UPDATE files SET pieces = x''",)
+_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4), (5, _SINCE_5), (6, _SINCE_6))
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
     # The newest version of a run that was seen: a store that lists only older ones was rolled back.

@@ -115,6 +115,11 @@ class Store(Protocol):
         """Whether the store refuses to overwrite an object even when two writers create it at the same moment."""
         return True
 
+    @property
+    def is_near(self) -> bool:
+        """Whether reading costs no egress and hardly any time: a directory."""
+        return False
+
     def mirrors(self) -> tuple[Store, ...]:
         """Return other stores with the same objects, which readers ask for what is damaged or missing here.
 

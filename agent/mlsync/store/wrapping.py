@@ -47,6 +47,11 @@ class WrappingStore(Store):
         return self._store.conditional_create
 
     @property
+    def is_near(self) -> bool:
+        """Whether the wrapped store is near."""
+        return self._store.is_near
+
+    @property
     def may_freeze(self) -> bool:
         """Whether objects of the wrapped store can be in cold storage."""
         return self._store.may_freeze

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mlsync import xattrs
+from mlsync.backup.bases.choice import NO_BASES, Bases, FileBases, Offer, Tried, rounds_after
 from mlsync.backup.checkpoints.structure import Structure, Unsound, structure_of
 from mlsync.backup.files_cache import CachedPath
+from mlsync.backup.request import StoredDifferences
 from mlsync.buffers import BufferPool
 from mlsync.codec.digest import FileDigester, file_digest_kind
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.encoding.room import Room, room_of
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
 from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.pack.base import Base
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, PlacedChunk
 from mlsync.source.cached_file import CachedPiece
 from mlsync.source.chunker import PIECE_BYTES_MAX, Digester, Earlier, Piece, read_pieces
@@ -61,6 +64,7 @@ class ReadFile:
     placed: list[PlacedChunk] = field(default_factory=list)
     pieces: list[CachedPiece] = field(default_factory=list)
     packed_pieces: bytes = b""
+    tried: list[Tried] = field(default_factory=list)
     room: Room = None
     is_over: bool = False
 
@@ -83,12 +87,20 @@ class ReadFile:
             room=self.room,
         )
 
+    def cached_pieces(self) -> list[CachedPiece]:
+        """Return the pieces with what became of each tensor; valid as ``entry`` is."""
+        if not self.tried:  # small files, which have no tensors
+            return self.pieces
+        results = zip(self.pieces, self.tried, self.placed, strict=True)
+        return [piece._replace(rounds=rounds_after(tried, placed.ref)) for piece, tried, placed in results]
+
 
 class Archiver:
     """Reads files for one backup; counts the bytes, and notes files with attributes that no version keeps.
 
     *container_of* says which container the last version has at a path, if it has a checkpoint there. *expect_proof* is
-    called with each piece of a checkpoint that has not been there at the last version.
+    called with each piece of a checkpoint that has not been there at the last version. *bases* are what tensors are
+    stored as differences to.
     """
 
     def __init__(
@@ -96,6 +108,7 @@ class Archiver:
         root: Root,
         seed: int,
         writer: PackWriter,
+        bases: Bases,
         *,
         may_use: Callable[[ChunkRef], bool],
         container_of: Callable[[bytes], str | None],
@@ -108,6 +121,7 @@ class Archiver:
         self._root = root
         self._seed = seed
         self._writer = writer
+        self._bases = bases
         self._may_use = may_use
         self._container_of = container_of
         self._expect_proof = expect_proof
@@ -177,12 +191,13 @@ class Archiver:
             read = ReadFile(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             read.room = room_of({xattrs.ROOM_NAME: attributes or None})
             known = known_pieces(cached)
+            bases = self._bases.of(found.path, file.size_bytes) if structure.storages else NO_BASES
             extents = file.data_extents()
             read.holes = _holes(extents, file.size_bytes)
             whole = _digester(read)
             try:
                 for piece in self._pieces(file, structure, _earlier_cuts(cached, file.size_bytes), extents, whole):
-                    self._hand_on(piece, read, known)
+                    self._hand_on(piece, read, known, bases)
             except ChangedWhileReading as error:
                 # If the file did hold still, what does not fit is damage at rest, and reading it again will not help.
                 file.confirm()
@@ -213,13 +228,14 @@ class Archiver:
             if read.is_checkpoint or not prefix_unchanged(file, read.size_bytes, read.digest, _digester(read), extents):
                 raise
 
-    def _hand_on(self, piece: Piece, read: ReadFile, known: KnownPieces) -> None:
-        read.pieces.append(CachedPiece(piece.offset, piece.length, piece.digest))
+    def _hand_on(self, piece: Piece, read: ReadFile, known: KnownPieces, bases: FileBases) -> None:
+        read.pieces.append(CachedPiece(piece.offset, piece.length, piece.digest, piece.tensor))
         self.read_bytes += piece.length
         self._advance(piece.length)
         ref = known.get((piece.length, piece.digest))
         if ref is not None and self._may_use(ref):
             read.placed.append(PlacedChunk(own_ref=ref))
+            read.tried.append(bases.untried(piece))
             piece.release()
             return
         if read.is_checkpoint:
@@ -228,14 +244,28 @@ class Archiver:
             content = memoryview(bytes(piece.view))
             piece.release()
             read.placed.append(self._writer.put(content, item_bytes=piece.item_bytes))
-        else:
-            read.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
+            read.tried.append(0)
+            return
+        tried = bases.tried(piece)
+        base = Base(tried.ref, tried.read) if isinstance(tried, Offer) else None
+        keep = bases.keeping(piece, tried)
+        read.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes, base, keep))
+        read.tried.append(tried)
 
     def _buffers(self) -> BufferPool:
         if self._pool is None:
             count = (self._writer.coder_count + 1) * BUFFERS_PER_BATCH + BUFFERS_READ_INTO
             self._pool = BufferPool(count, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
+
+
+def stored_differences(read: Iterable[object]) -> StoredDifferences:
+    """Return what was stored as differences of the files among *read*, once the writer has finished."""
+    placed = (one.placed for one in read if isinstance(one, ReadFile) and one.tried)
+    refs = [one.ref for of_file in placed for one in of_file if one.is_new and one.ref.base is not None]
+    stored_bytes = sum(ref.stored_bytes for ref in refs)
+    saved_bytes = sum(ref.base.stored_bytes for ref in refs if ref.base is not None) - stored_bytes
+    return StoredDifferences(sum(ref.plain_bytes for ref in refs), stored_bytes, saved_bytes)
 
 
 def _digester(read: ReadFile) -> FileDigester:
@@ -248,7 +278,7 @@ def _earlier_cuts(cached: CachedPath | None, size_bytes: int) -> Earlier:
         return {}
     before = cached.file
     end = before.stat.size_bytes if before.stat.size_bytes < size_bytes else None
-    return {offset: (length, digest) for offset, length, digest in before.pieces if offset + length != end}
+    return {one.offset: (one.length, one.digest) for one in before.pieces if one.offset + one.length != end}
 
 
 def known_pieces(cached: CachedPath | None) -> KnownPieces:

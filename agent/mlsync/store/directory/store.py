@@ -59,6 +59,11 @@ class DirectoryStore(Store):
         return self._root.path.as_uri()
 
     @property
+    def is_near(self) -> bool:
+        """A disk of this machine, or a mount."""
+        return True
+
+    @property
     def part_bytes(self) -> int:
         """The length of an upload's parts."""
         return PART_BYTES
