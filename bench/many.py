@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
         place = Path(scratch)
-        tools = peers.chosen(arguments.peers, place / "peers")
+        tools = peers.chosen(arguments.peers, place / "peers", without=("mlsync whole",))
         if arguments.before:
             tools.append(MlsyncBefore(place / "peers" / "before", peers.source_of(arguments.before, place / "before")))
         result = {

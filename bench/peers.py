@@ -71,6 +71,7 @@ class Mlsync(Peer):
     name = "mlsync"
     program = "mlsync"
     proof_lines = ""
+    backup_lines = ""
     init_options: Sequence[str] = ()
 
     @classmethod
@@ -115,6 +116,7 @@ class Mlsync(Peer):
         text = self._config.read_text()
         state = f"state_directory = {json.dumps(str(self.place / 'state'))}"
         text = text.replace("[[watch]]", f"{state}\n\n[[watch]]", 1)
+        text = text.replace("\n[backup]\n", f"\n[backup]\n{self.backup_lines}", 1)
         self._config.write_text(text.replace("\n[proof]\n", f"\n[proof]\n{self.proof_lines}", 1))
         self._watched = source
 
@@ -124,6 +126,13 @@ class MlsyncWithoutDevice(Mlsync):
 
     name = "mlsync no device proof"
     proof_lines = 'device = "none"\n'
+
+
+class MlsyncWhole(Mlsync):
+    """Changed tensors are stored as a whole, not as differences."""
+
+    name = "mlsync whole"
+    backup_lines = 'differences = "off"\n'
 
 
 class MlsyncBefore(Mlsync):
@@ -250,7 +259,17 @@ class Copy(Peer):
         return run(synced([self.command(), "-a", f"{source}/.", target], target))
 
 
-ALL: tuple[type[Peer], ...] = (Mlsync, MlsyncWithoutDevice, Restic, ResticMax, Borg, RcloneCrypt, Rsync, Copy)
+ALL: tuple[type[Peer], ...] = (
+    Mlsync,
+    MlsyncWhole,
+    MlsyncWithoutDevice,
+    Restic,
+    ResticMax,
+    Borg,
+    RcloneCrypt,
+    Rsync,
+    Copy,
+)
 
 
 def synced(words: Sequence[str | Path], place: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """How much each tool stores of real trainings, version by version, and how long each version takes it.
 
-    python bench/size.py [--series DIR] [--only NAME] [--peers mlsync,restic] [--quick]
+    python bench/size.py [--series DIR] [--only NAME …] [--peers mlsync,restic] [--quick]
 
 Plays the series of bench/series.py (made first if DIR has none) in one directory; after each step every tool in turn
 makes its version of it. The last version is restored by each and compared by SHA-256. Prints tables, ratios first, and
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
         place = Path(scratch)
-        names = [arguments.only] if arguments.only else QUICK_SERIES if arguments.quick else SERIES
+        names = arguments.only or (QUICK_SERIES if arguments.quick else SERIES)
         source = arguments.series or place / "series"
         tools = peers.chosen(arguments.peers, place / "peers")
         warmer = Warmer(place, fills=arguments.fill_memory)
@@ -56,7 +56,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = report.parser(__doc__)
     parser.add_argument("--series", type=Path, default=None, help="where the series are, or are made; default: anew")
-    parser.add_argument("--only", choices=SERIES, help="this series alone")
+    parser.add_argument("--only", nargs="+", choices=SERIES, help="these series alone")
     parser.add_argument("--peers", default=None, help="names of tools, with commas; default: all that are installed")
     parser.add_argument(
         "--fill-memory", action="store_true", help="as in the others (see warm.py), at some seconds for each step"

@@ -35,7 +35,7 @@ BESIDE_CP = ("first backup", "restore")
 # What mlsync tells of itself: all that a tool does that does not read back what it wrote.
 STORED = "mlsync until stored"
 OURS = (Mlsync.name, MlsyncWithoutDevice.name, STORED)
-SLOW = ("restic max",)
+SLOW = ("restic max", "mlsync whole")
 LOG_BYTES = 200 << 20
 APPENDED_BYTES = 1 << 20
 GIB = 1 << 30
@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gib", type=float, default=None, help="size of all files together (default 4; quick: 0.25)")
     parser.add_argument("--files", type=int, default=1, help="number of files that it is in")
     parser.add_argument("--rounds", type=int, default=None, help="default 5; quick: 2")
-    parser.add_argument("--peers", default=None, help=f"names of tools, with commas; default: all but {SLOW[0]}")
+    parser.add_argument("--peers", default=None, help="names of tools, with commas; default: all but two")
     parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in turn")
     arguments = parser.parse_args()
     arguments.gib = arguments.gib or (0.25 if arguments.quick else 4.0)

@@ -17,6 +17,7 @@ from mlsync.backup.files_cache import CachedPath
 from mlsync.backup.parents.parent import Parent
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.writer import Stored
 from mlsync.source.cached_file import CachedPiece
 from mlsync.source.chunker import Piece
 from mlsync.source.scan import Found
@@ -29,7 +30,7 @@ ROUNDS_MAX: Final = 8
 PAUSE: Final = 7
 
 
-class Content(Protocol):
+class BaseContent(Protocol):
     """Where the plain bytes of bases are; *is_stored*: in the store itself."""
 
     @property
@@ -51,8 +52,7 @@ class Content(Protocol):
 
 #: Returns the content of bases. It is told the names of those that the last version has, and how many bytes the files
 #: have whose tensors may be bases next.
-OpenContent: TypeAlias = Callable[[AbstractSet[bytes], int], Content]
-Stored: TypeAlias = Callable[[ChunkRef, memoryview], None]
+OpenContent: TypeAlias = Callable[[AbstractSet[bytes], int], BaseContent]
 
 
 class Past(NamedTuple):
@@ -68,7 +68,7 @@ class Offer:
 
     ref: ChunkRef
     rounds: int
-    content: Content
+    content: BaseContent
     is_read: bool = False
 
     def read(self, into: memoryview) -> bool:
@@ -77,7 +77,7 @@ class Offer:
         return self.is_read
 
 
-Key = TypeVar("Key")
+PairKey = TypeVar("PairKey")
 #: What was offered for a piece; without an offer the ``rounds`` of its piece if it is stored as a whole.
 Tried: TypeAlias = Offer | int
 
@@ -103,7 +103,7 @@ class FileBases:
     by_tensor: Mapping[int, Past] = field(default_factory=dict)
     by_place: Mapping[tuple[int, int], Past] = field(default_factory=dict)
     may_use: Callable[[ChunkRef], bool] = lambda _ref: False
-    content: Content | None = None
+    content: BaseContent | None = None
     keeps: bool = False
 
     def tried(self, piece: Piece) -> Tried:
@@ -216,14 +216,14 @@ class Bases:
             entry = None if sibling is None else self._parent.file(sibling)
         return entry if entry is not None and entry.kind is EntryKind.FILE else None
 
-    def _fit(self, entry: Entry, pairs: Iterable[tuple[Key, ChunkRef]]) -> Iterator[tuple[Key, ChunkRef]]:
+    def _fit(self, entry: Entry, pairs: Iterable[tuple[PairKey, ChunkRef]]) -> Iterator[tuple[PairKey, ChunkRef]]:
         """Yield those pairs whose chunk may serve."""
         is_proved = entry.proof is not None and entry.proof.level >= self._required_level and not entry.proof.is_broken
         return ((key, ref) for key, ref in pairs if is_proved or ref.base is not None)
 
 
 class _Begun(NamedTuple):
-    content: Content
+    content: BaseContent
     newest: frozenset[bytes]
     before: Mapping[bytes, bytes]
 

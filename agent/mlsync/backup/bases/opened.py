@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from mlsync.backup.bases.cache import SEGMENT_BYTES, BaseCache, delete, drop_stale, limit_of
-from mlsync.backup.bases.choice import Content, OpenContent
+from mlsync.backup.bases.choice import BaseContent, OpenContent
 from mlsync.backup.bases.content import CachedContent, StoredContent
 from mlsync.backup.bases.settings import Differences
 from mlsync.repository.repository import Repository
@@ -25,7 +25,7 @@ def content_opener(
         return None
     directory = repository.directory_of(run, differences.caches)
 
-    def open_content(names: AbstractSet[bytes], newest_bytes: int) -> Content:
+    def open_content(names: AbstractSet[bytes], newest_bytes: int) -> BaseContent:
         if repository.store.is_near and not repository.is_write_only:
             delete(directory)
             return StoredContent(repository.reader())
