@@ -24,7 +24,7 @@ from mlsync.source.scan import Found
 from mlsync.versions.stored_file import parts_of
 
 #: So many versions are made of one base. The longer, the more a difference grows, by half a bit for each doubling, and
-#: the shorter, the more often a tensor is stored as a whole: between 4 and 12 the sum hardly differs (decision 407).
+#: the shorter, the more often a tensor is stored as a whole (decision 407).
 ROUNDS_MAX: Final = 8
 #: For so many versions no difference is tried after one that did not pay: to try costs reading a base.
 PAUSE: Final = 7
