@@ -45,9 +45,9 @@ def came_back(entries: Iterable[Entry], parent: Parent, cache: FilesCache, repos
     The parent's proofs say it of checkpoints, and the files cache of other files. What the local state alone knows, as
     of an upload that was cut off, has never been read.
     """
-    wanted = {ref for entry in entries for ref in entry.chunks}
-    if not wanted or not (parent.entries or cache.files):
+    if not (parent.entries or cache.files):
         return set()
+    wanted = {ref for entry in entries for ref in entry.chunks}
     found = {ref for entry in _read_back(parent, cache) for ref in entry.chunks if ref in wanted}
     if found and repository.store.may_freeze:
         # A store that has moved a pack to cold storage has to say so, or changed files would rely on it unnoticed.
@@ -130,6 +130,8 @@ class _Source:
 
     def fill(self, refs: Iterable[ChunkRef], memory_of: Callable[[ChunkRef], memoryview]) -> set[ChunkRef]:
         """Fill the memory of those of *refs* that the source has; return them."""
+        if not self._came_back and self._own_keys is None:
+            return set()
         wanted = [ref for ref in refs if ref in self._came_back or self._is_closed(ref)]
         places = [_Place(*place, ref) for ref in wanted if (place := self._place_of(ref.name)) is not None]
         places.sort(key=attrgetter("path", "offset"))
