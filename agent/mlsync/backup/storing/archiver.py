@@ -72,6 +72,7 @@ class ReadFile:
         """Return the file's entry, which has its chunks from then on; call this once, after the writer's ``finish``."""
         placed = self.placed
         if not self.is_checkpoint:  # of a checkpoint another thread may still read them
+            self.pieces, self.tried = self.cached_pieces(), []
             self.placed = _TAKEN
         return Entry(
             path=self.found.path,
