@@ -9,7 +9,9 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
+from mlsync.codec.compression import Coding
 from mlsync.errors import StoreBroken, StoreDenied
+from mlsync.repository.manifest import ChunkRef
 
 DAY_S = 86_400
 NOW_S = 1_800_000_000.0
@@ -84,24 +86,31 @@ class Journal:
         self.left.discard(pack_id)
 
 
-def finished(journal: Journal, *lost: int) -> tuple[list[list[str]], list[str]]:
+def a_ref(base: ChunkRef | None = None) -> ChunkRef:
+    """Return a reference to a chunk."""
+    coding = Coding.RAW if base is None else Coding.DIFFERENCE
+    return ChunkRef(bytes(32) if base is None else bytes([1] * 32), bytes(16), 0, 48, 20, 4, coding, base=base)
+
+
+def finished(journal: Journal, *lost: int) -> tuple[list[list[ChunkRef]], list[str]]:
     """Finish what the journal has, all but the *lost* uploads; return what was remembered and what was said."""
-    remembered: list[list[str]] = []
+    remembered: list[list[ChunkRef]] = []
     monitor = RecordingMonitor()
-    repository = SimpleNamespace(finish_pack=lambda noted, _tell: [] if noted.pack_id[0] in lost else ["ref"])
+    refs = [a_ref(), a_ref(a_ref())]
+    repository = SimpleNamespace(finish_pack=lambda noted, _tell: [] if noted.pack_id[0] in lost else refs)
     resume_uploads(journal, repository, remembered.append, monitor)
     assert not journal.left
     return remembered, [text for _, text in monitor.notices]
 
 
 def test_uploads_that_were_finished_are_counted():
-    """What is said is how many uploads were finished and how much of them need not be sent again."""
+    """What is said is how many uploads were finished, of which what is no difference need not be sent again."""
     assert finished(Journal(3 << 20)) == (
-        [["ref"]],
+        [[a_ref()]],
         ["finished 1 upload that was cut off: 3 MiB need not be sent again"],
     )
     assert finished(Journal(3 << 20, 2 << 20, 9 << 20), 2) == (
-        [["ref"], ["ref"]],
+        [[a_ref()], [a_ref()]],
         ["finished 2 uploads that were cut off: 5 MiB need not be sent again"],
     )
 
