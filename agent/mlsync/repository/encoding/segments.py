@@ -217,14 +217,13 @@ def _unpacked(ref: PackedRef, packs: Sequence[PackPlace], where: str) -> ChunkRe
 
 
 def _base(ref: PackedRef, packs: Sequence[PackPlace], where: str) -> ChunkRef:
-    # As its positions were decoded without types, one that is missing at the end would not be missed.
-    if not isinstance(ref.base, list) or len(ref.base) != len(PackedRef.__struct_fields__):
+    # Its positions were decoded without types. They are looked at one by one: what decodes with a type makes a decoder,
+    # which only one thread at a time may do.
+    fields = ref.base
+    is_ref = isinstance(fields, list) and len(fields) == len(PackedRef.__struct_fields__)
+    if not is_ref or type(fields[0]) is not bytes or any(type(number) is not int for number in fields[1:-1]):
         raise ManifestDamaged("a base is no chunk reference", where=where)
-    try:
-        # Told that bytes come as such: a text would be taken for base64 otherwise.
-        packed = msgspec.convert(ref.base, PackedRef, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
-        raise ManifestDamaged(f"a base is no chunk reference: {error}", where=where) from None
+    packed = PackedRef(*fields)
     # Before anything else of it is looked at: a planted manifest may nest bases a thousand deep.
     if coding_of(packed.coding, where, ManifestDamaged) is Coding.DIFFERENCE or packed.base is not None:
         raise ManifestDamaged("the base of a difference is a difference itself", where=where)
