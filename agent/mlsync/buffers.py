@@ -23,6 +23,19 @@ def aligned_memory(size_bytes: int) -> mmap.mmap:
     return memory
 
 
+class ThreadMemory(threading.local):
+    """Memory that each thread has for itself and uses again and again; it grows to the longest that was asked for."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+
+    def room(self, size_bytes: int) -> memoryview:
+        """Return *size_bytes* of it, valid until this thread's next call."""
+        if self._memory is None or len(self._memory) < size_bytes:
+            self._memory = aligned_memory(size_bytes)
+        return memoryview(self._memory)[:size_bytes]
+
+
 @dataclass(slots=True, eq=False)
 class _PoolBlock:
     """Memory of the pool; free while it has no holders."""

@@ -138,6 +138,8 @@ Anything that is not an :class:`Error` is a bug and is shown with its traceback.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class Error(Exception):
     """Base of all errors that mlsync raises on purpose.
@@ -1052,3 +1054,7 @@ class StateDamaged(StateError):
 
     exit_code = 81
     usual_advice = "delete it: the next backup makes it anew, and reads everything once"
+
+
+#: What may be wrong with one object of the store. Any other error is about the store, and ends what reads from it.
+OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)

@@ -47,9 +47,7 @@ def copy_to_mirror(
     if not there:
         return {"runs": {}, "versions": 0, "bytes": 0, "faults": []}
     chosen: dict[str, Collection[int]] = {run: {number} for run, number in newest_only.items() if run in there}
-    if mirror.keep:
-        asked = ahead(lambda run: _kept(session, mirror, run), [run for run in there if run not in chosen])
-        chosen |= {run: kept() for run, kept in asked}
+    chosen |= _chosen(session, mirror, [run for run in there if run not in chosen])
     options = CopyOptions(
         now_ns=time.time_ns(),
         host=socket.gethostname(),
@@ -97,9 +95,7 @@ def mirror_seen(session: Session, mirror: MirrorSettings, monitor: Monitor) -> M
 
 def _lags(session: Session, mirror: MirrorSettings, monitor: Monitor) -> list[dict[str, Any]]:
     there = [run for run in sorted(run_names(session.repository)) if mirror.copies(run)]
-    chosen: dict[str, Collection[int]] = {}
-    if mirror.keep:
-        chosen |= {run: kept() for run, kept in ahead(lambda run: _kept(session, mirror, run), there)}
+    chosen = _chosen(session, mirror, there)
     options = CopyOptions(now_ns=time.time_ns(), host=socket.gethostname(), runs=there, versions=chosen)
     with _opened(mirror, monitor) as target:
         result = look_at_mirror(session.repository, target, options, monitor)
@@ -137,6 +133,13 @@ def _opened(mirror: MirrorSettings, monitor: Monitor) -> Iterator[RetryingStore]
         raise RepositoryMissing(error.what, where=error.where, advice=advice) from error
     finally:
         inner.close()
+
+
+def _chosen(session: Session, mirror: MirrorSettings, runs: list[str]) -> dict[str, Collection[int]]:
+    """Return which versions of *runs* the mirror's own rules keep; empty if it has none, and takes all."""
+    if not mirror.keep:
+        return {}
+    return {run: kept() for run, kept in ahead(lambda run: _kept(session, mirror, run), runs)}
 
 
 def _kept(session: Session, mirror: MirrorSettings, run: str) -> set[int]:

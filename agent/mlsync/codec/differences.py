@@ -16,12 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from mlsync.buffers import Buffer, aligned_memory
-from mlsync.codec.planes import Array
+from mlsync.codec.planes import UNSIGNED, Array
 
 # Three blocks, two of them scratch, fit in a processor's second cache together.
 _BLOCK_BYTES: Final = 128 << 10
 _SIGNED: Final[dict[int, np.dtype[Any]]] = {2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
-_UNSIGNED: Final[dict[int, np.dtype[Any]]] = {2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
 class _Scratch(threading.local):
@@ -77,7 +76,7 @@ def _distances(numbers: Array, others: Array, into: Array) -> None:
 
 def _add(found: Array, others: Array) -> None:
     one, other = (block[: found.nbytes].view(found.dtype) for block in (_scratch.one, _scratch.other))
-    unsigned = _UNSIGNED[found.itemsize]
+    unsigned = UNSIGNED[found.itemsize]
     np.bitwise_and(found, 1, out=one)
     np.negative(one, out=one)
     np.right_shift(found.view(unsigned), 1, out=other.view(unsigned))

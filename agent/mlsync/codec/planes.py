@@ -27,7 +27,8 @@ WIDTHS: Final = (2, 4, 8)
 _JOINED_BYTES: Final = 256 << 10
 _HEADER: Final = struct.Struct("<BBHI")  # element width, number of planes, 0, 0
 _PLANE: Final = struct.Struct("<BBHI")  # width, coding, 0, coded length
-_UNSIGNED: Final[dict[int, np.dtype[Any]]] = {
+#: How numpy calls whole numbers, by their width in bytes.
+UNSIGNED: Final[dict[int, np.dtype[Any]]] = {
     1: np.dtype("u1"),
     2: np.dtype("<u2"),
     4: np.dtype("<u4"),
@@ -101,7 +102,7 @@ class PlaneCoder:
     def encode(self, plain: memoryview, width: int, planes: Sequence[Plane]) -> memoryview | None:
         """Return *plain* in planes, valid until the next call, or ``None`` if that is not shorter."""
         count = len(plain) // width
-        elements = np.frombuffer(plain, _UNSIGNED[width], count)
+        elements = np.frombuffer(plain, UNSIGNED[width], count)
         at = _HEADER.size + _PLANE.size * len(planes)
         self._reserve(len(plain) + at)
         coded = self._coded.data[: len(plain)]
@@ -130,7 +131,7 @@ class PlaneCoder:
         if size_bytes > len(room):
             # The planes are longer than the whole: the caller notices.
             return bytes(size_bytes)
-        column = room[:size_bytes].view(_UNSIGNED[plane.width])
+        column = room[:size_bytes].view(UNSIGNED[plane.width])
         source = elements
         if plane.position:
             source = self._shifted[: elements.nbytes].view(elements.dtype)
@@ -147,7 +148,7 @@ class PlaneCoder:
         width, records, at = _parse_header(coded, len(into))
         count = len(into) // width
         self._reserve(len(into))
-        elements = np.frombuffer(into, _UNSIGNED[width], count)
+        elements = np.frombuffer(into, UNSIGNED[width], count)
         columns: list[tuple[int, Array]] = []
         position = 0
         for plane_width, coding, size_bytes in records:
@@ -164,10 +165,10 @@ class PlaneCoder:
     def _column(self, body: memoryview, coding: int, width: int, count: int, position: int) -> Array:
         """Return the plane's bytes, decoded into memory of its own."""
         if coding == PlaneCoding.RAW:
-            return np.frombuffer(body, _UNSIGNED[width], count)
+            return np.frombuffer(body, UNSIGNED[width], count)
         plane = self._plane[position * count : (position + width) * count]
         decode_frame_into(body, plane.data)
-        return plane.view(_UNSIGNED[width])
+        return plane.view(UNSIGNED[width])
 
     def _insert(self, elements: Array, column: Array, position: int) -> None:
         if position == 0:
@@ -200,7 +201,7 @@ def _parse_header(coded: memoryview, plain_bytes: int) -> tuple[int, list[tuple[
     count = plain_bytes // width
     position, body_bytes = 0, 0
     for plane_width, coding, zero, size_bytes in records:
-        is_sound = plane_width in _UNSIGNED and position % plane_width == 0 and not zero
+        is_sound = plane_width in UNSIGNED and position % plane_width == 0 and not zero
         is_raw = coding == PlaneCoding.RAW and size_bytes == plane_width * count
         if not is_sound or not (is_raw or coding == PlaneCoding.ZSTD):
             raise CodingBroken(f"states a plane of {plane_width} bytes at {position} with coding {coding}")

@@ -15,6 +15,7 @@ from typing import Final
 
 from mlsync.codec.digest import object_digest, run_id
 from mlsync.errors import (
+    OF_OBJECT,
     Damage,
     Error,
     MirrorConflict,
@@ -27,7 +28,6 @@ from mlsync.errors import (
 from mlsync.mirror import place, small
 from mlsync.mirror.account import Conflict, CopyOptions, CopyResult, Lag, NotCopied
 from mlsync.mirror.plan import (
-    OF_OBJECT,
     Packs,
     Planned,
     decisions_of,

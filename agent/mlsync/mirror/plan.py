@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived, ObjectMissing
+from mlsync.errors import OF_OBJECT, Error, ManifestDamaged, NotFound, ObjectMissing
 from mlsync.mirror.transfer import Pack
 from mlsync.repository import names
 from mlsync.repository.ahead import ahead
@@ -23,7 +23,6 @@ from mlsync.repository.named_packs import NamedPacks
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 
-OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 # So much of manifests is kept between the plan and the copy; others are read once more.
 _KEPT_BYTES: Final = 64 << 20
 

@@ -17,9 +17,8 @@ from typing import Final
 import msgspec
 
 import mlsync
-from mlsync.errors import Error, NotFound, ObjectMissing, RekeyRefused, RunMissing, Stopped, WriteOnly
+from mlsync.errors import OF_OBJECT, Error, NotFound, ObjectMissing, RekeyRefused, RunMissing, Stopped, WriteOnly
 from mlsync.mirror.account import CopyOptions, CopyResult, Lag, NotCopied
-from mlsync.mirror.plan import OF_OBJECT
 from mlsync.monitor import Monitor, Task
 from mlsync.repository import names
 from mlsync.repository.commit import commit

@@ -26,7 +26,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
-from mlsync.buffers import aligned_memory
+from mlsync.buffers import ThreadMemory, aligned_memory
 from mlsync.codec.compression import Coding, CodingBroken, add_base, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
@@ -273,7 +273,7 @@ class _Opener:
         self._moves = Moves(store, keys)
         # Packs that are gone and have a move record: each is asked for once.
         self._gone: set[bytes] = set()
-        self._local = threading.local()
+        self._coded = ThreadMemory()
         self._of_mirrors: dict[Store, _Opener] = {}
 
     def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
@@ -494,7 +494,7 @@ class _Opener:
         and return the width of its numbers: the base has to be added.
         """
         is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
-        coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
+        coded = into if is_raw else self._coded.room(ref.stored_bytes - TAG_BYTES)
         try:
             self._seal_of(ref).open_chunk(
                 ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded, ref.base_name
@@ -523,14 +523,6 @@ class _Opener:
             self._store.read(names.pack(ref.pack), 0, memoryview(header))
             head = parse_header(bytes(header), self._keys, ref.pack)
             _refuse_other_key(PackPlace(head.epoch, ref.pack, head.key_kind), ref)
-
-    def _scratch(self, use: str, size_bytes: int) -> memoryview:
-        """Return this thread's buffer for *use*, *size_bytes* long."""
-        buffer: mmap.mmap | None = getattr(self._local, use, None)
-        if buffer is None or len(buffer) < size_bytes:
-            buffer = aligned_memory(size_bytes)
-            setattr(self._local, use, buffer)
-        return memoryview(buffer)[:size_bytes]
 
     def _seal_of(self, ref: ChunkRef) -> PackSeal:
         seal = self._seals.get(ref.place)

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from mlsync.codec.digest import FileDigester
 from mlsync.errors import (
+    OF_OBJECT,
     Error,
     FormatUnsupported,
     KeyProblem,
@@ -45,7 +46,7 @@ from mlsync.source.paths import display
 from mlsync.store.base import ObjectInfo
 from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision
 from mlsync.upkeep.check_packs import PackCheck
-from mlsync.upkeep.check_reading import OF_OBJECT, Beside, Looked, VersionRead, read_ahead
+from mlsync.upkeep.check_reading import Beside, Looked, VersionRead, read_ahead
 from mlsync.upkeep.epoch_care import epoch_faults, epoch_names
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.prune_sight import VersionPlace

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
-from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
+from mlsync.errors import OF_OBJECT, Error
 from mlsync.repository.ahead import ahead
 from mlsync.repository.history.decision import Decision, decision_key
 from mlsync.repository.history.decisions import Decided, read_decision, state_of
 from mlsync.repository.history.seen_decision import SeenDecision, half
 from mlsync.repository.repository import Repository
-
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 
 
 def checked_decisions(
@@ -32,7 +29,7 @@ def checked_decisions(
         keys = runs[run_id]
         try:
             decision, digest = read()
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             failed(keys[number], error)
             continue
         earlier = before.setdefault(run_id, {})

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
+from mlsync.errors import OF_OBJECT, Error, FormatUnsupported, ObjectArchived
 from mlsync.monitor import Monitor, Task
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
@@ -20,7 +20,6 @@ from mlsync.store.base import ARCHIVED_ADVICE, ObjectInfo
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.references import NUMBER_BYTES, ClaimDigests, References, chunks_of, in_order
 
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _NAMED_MAX: Final = 8
 
@@ -112,7 +111,7 @@ class PackCheck:
         except _NOT_READ as error:
             self._not_read(pack, error)
             return
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             needed_bytes = max((ref.offset + ref.stored_bytes for ref in said), default=0) + TRAILER_BYTES
             is_short = size_bytes < needed_bytes
             short = f"the pack is cut short: {size_bytes} bytes, its chunks alone need {needed_bytes}"
@@ -216,7 +215,7 @@ class PackCheck:
                 for plain in reader.stream(refs()):
                     yield *asked.popleft(), plain
                 is_over = True
-            except _OF_OBJECT:
+            except OF_OBJECT:
                 # One of the requested chunks is damaged; reading one by one shows which.
                 while asked:
                     ref, tag = asked.popleft()
@@ -230,7 +229,7 @@ class PackCheck:
             return memoryview(reader.one(ref))
         except _NOT_READ as error:
             self._not_read(ref.pack, error)
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             self._damaged[ref.pack][ref] = error.what
         return None
 

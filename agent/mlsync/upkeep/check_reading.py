@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
+from mlsync.errors import OF_OBJECT, Error
 from mlsync.repository import names
 from mlsync.repository.ahead import ahead
 from mlsync.repository.later_proof import StoredProof
@@ -17,8 +17,6 @@ from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.upkeep.prune_sight import VersionPlace
 
-#: Errors about one object; any other error of the store ends the check.
-OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 # Manifests of so many bytes together, and lists of so many files, are in memory ahead of their turn.
 _MANIFESTS_BYTES: Final = 16 << 20
 _FILES_MAX: Final = 50_000

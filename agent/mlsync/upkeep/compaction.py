@@ -17,13 +17,12 @@ import msgspec
 
 import mlsync
 from mlsync.errors import (
+    OF_OBJECT,
     AlreadyExists,
     CompactionRefused,
-    Damage,
     FormatUnsupported,
     ManifestDamaged,
     NotFound,
-    ObjectArchived,
     ObjectDamaged,
     Stopped,
 )
@@ -45,7 +44,6 @@ SHARE: Final = 0.5
 # About what a new pack takes beside its chunks, and for each in its footer: a pack of one small chunk is not dead.
 _PACK_BYTES: Final = HEADER_BYTES + TRAILER_BYTES + 32
 _CHUNK_BYTES: Final = 56
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +239,7 @@ def _opened(repository: Repository, key: str) -> StoredVersion | None:
     except (ManifestDamaged, FormatUnsupported) as error:
         if not is_no_version(error):
             raise
-    with suppress(*_OF_OBJECT):
+    with suppress(*OF_OBJECT):
         return repository.open_body(key, names.copy_of(key))[0]
     return None
 
@@ -322,7 +320,7 @@ class _Compaction:
                 raise ObjectDamaged("versions need chunks that the pack does not list")
             needed = needed or [min(stored, key=lambda ref: (ref.base is not None, ref.stored_bytes))]
             self._copied.append((use, resealer.copy([self._with_base(ref) for ref in needed])))
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             self.result.left[use.pack_id] = error.what
         self.record(resealer)
 
@@ -360,7 +358,7 @@ class _Compaction:
                 raise ObjectDamaged("it was moved before, without what versions need of it now")
             if others != places:
                 self._read([ref for ref in others if ref is not None], resealer)
-        except _OF_OBJECT as error:
+        except OF_OBJECT as error:
             self.result.left[use.pack_id] = error.what
             return
         self._bury(use.pack_id)
@@ -446,7 +444,7 @@ class _Release:
         free = set()
         with self._repository.reader() as reader, monitor.task("reading what was moved", total_bytes) as task:
             for pack, chunks in waiting.items():
-                with suppress(*_OF_OBJECT):
+                with suppress(*OF_OBJECT):
                     places = sorted(chunks.values(), key=lambda ref: (ref.pack, ref.offset))
                     for plain in reader.stream(places) if places else ():
                         task.advance(len(plain))

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
+from mlsync.errors import OF_OBJECT, Error, FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.monitor import Monitor
 from mlsync.repository import names, sealed_object
 from mlsync.repository.ahead import ahead, each
@@ -21,7 +21,6 @@ from mlsync.repository.named_packs import NamedPacks
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 # So many bytes of manifests are in memory ahead of their turn.
 _AHEAD_BYTES: Final = 8 << 20
 
@@ -126,7 +125,7 @@ def registered_runs(repository: Repository) -> Iterator[tuple[bytes, str]]:
     """Yield the runs that are registered, with their names; what somebody planted does not open and is left out."""
 
     def read(key: str) -> str | None:
-        with suppress(*_OF_OBJECT):
+        with suppress(*OF_OBJECT):
             return tombstone.read(repository.store, key, _opening(repository, key))[0].run
         return None
 
@@ -146,7 +145,7 @@ def open_newest(repository: Repository, sight: Sight) -> None:
         listed = sight.listed[run_id]
         for number in sorted(listed, reverse=True):
             if not listed[number].is_fence:
-                with suppress(*_OF_OBJECT):
+                with suppress(*OF_OBJECT):
                     return repository.open_version(names.version(run_id, number))
         return None
 
@@ -177,7 +176,7 @@ def read_versions(
                 continue
             try:
                 packs = sight.packs_of(stored, reader)
-            except _OF_OBJECT as error:
+            except OF_OBJECT as error:
                 sight.block(key, f"its list of files cannot be read: {error.what}")
                 continue
             sight.note_read(place, one)
@@ -189,11 +188,11 @@ def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | 
     key = names.version(*place)
     try:
         return repository.open_version(key), None
-    except _OF_OBJECT as error:
+    except OF_OBJECT as error:
         fault: Error = error
     # Of a manifest that is damaged or lost, the copy has the same bytes. A newer mlsync's is not to be looked past.
     if is_no_version(fault) or isinstance(fault, NotFound):
-        with suppress(*_OF_OBJECT):
+        with suppress(*OF_OBJECT):
             return repository.open_body(key, names.copy_of(key))[0], None
     return None, fault.what
 

@@ -12,7 +12,6 @@ gaps; what a process that died left behind a gap is lost.
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import stat
@@ -20,12 +19,12 @@ import struct
 import threading
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mlsync.buffers import aligned_memory
+from mlsync.buffers import ThreadMemory
 from mlsync.codec.digest import NAME_BYTES, is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
@@ -81,7 +80,7 @@ class BaseCache:
         self._name_key = keys.of("chunk name")
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._memory = ThreadMemory()
         self._places: dict[bytes, _Place] = {}
         self._segments: dict[str, _Segment] = {}
         self._current: _Segment | None = None
@@ -162,12 +161,8 @@ class BaseCache:
             self._remove(oldest_first.pop(0))
 
     def _load_segment(self, name: str) -> None:
-        try:
-            # A pipe would make this wait for ever.
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=self._at)
-        except OSError:
-            return
-        try:
+        # A pipe would make this wait for ever.
+        with suppress(OSError), _opened(self._at, name, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 return
@@ -177,10 +172,6 @@ class BaseCache:
                 if base not in self._places:
                     self._places[base] = place
                     segment.bases.add(base)
-        except OSError:
-            return
-        finally:
-            os.close(descriptor)
 
     def _seal_of(self, name: str) -> Seal:
         return Seal(self._keys.of("base cache", bytes.fromhex(name)))
@@ -228,7 +219,7 @@ class BaseCache:
     # ------------------------------------------------------------ bytes
 
     def _read_into(self, place: _Place, name: bytes, into: memoryview) -> bool:
-        entry = self._scratch(place.stored_bytes)
+        entry = self._memory.room(place.stored_bytes)
         try:
             with _opened(self._at, place.segment.name, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
                 count = os.preadv(descriptor, [entry], place.offset)
@@ -246,7 +237,7 @@ class BaseCache:
         return True
 
     def _write(self, place: _Place, name: bytes, plain: memoryview) -> bool:
-        entry, head = self._scratch(place.stored_bytes), _HEAD.pack(name, place.plain_bytes)
+        entry, head = self._memory.room(place.stored_bytes), _HEAD.pack(name, place.plain_bytes)
         entry[: _HEAD.size] = head
         place.segment.seal.seal_into(_nonce(place), plain, head, entry[_HEAD.size :])
         try:
@@ -255,25 +246,14 @@ class BaseCache:
         except OSError:
             return False
 
-    def _scratch(self, size_bytes: int) -> memoryview:
-        """Return this thread's buffer, *size_bytes* long."""
-        buffer: mmap.mmap | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size_bytes:
-            buffer = self._local.buffer = aligned_memory(size_bytes)
-        return memoryview(buffer)[:size_bytes]
 
-
-class _opened:  # noqa: N801 - used like a function
-    """Open a file of the cache for a ``with``."""
-
-    def __init__(self, directory: int, name: str, flags: int) -> None:
-        self._descriptor = os.open(name, flags | _OPEN, 0o600, dir_fd=directory)
-
-    def __enter__(self) -> int:
-        return self._descriptor
-
-    def __exit__(self, *exc: object) -> None:
-        os.close(self._descriptor)
+@contextmanager
+def _opened(directory: int, name: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(name, flags | _OPEN, 0o600, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def drop_stale(directory: Path, now_s: float) -> None:

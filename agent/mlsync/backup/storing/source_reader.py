@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
+from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
 
@@ -136,7 +137,7 @@ class _Source:
         places = [_Place(*place, ref) for ref in wanted if (place := self._place_of(ref.name)) is not None]
         places.sort(key=attrgetter("path", "offset"))
         filled: set[ChunkRef] = set()
-        for path, of_file in _by_file(places):
+        for path, of_file in groupby(places, key=attrgetter("path")):
             filled.update(self._fill_from(path, of_file, memory_of))
         for ref in wanted:
             if ref not in filled and self._is_closed(ref):
@@ -148,7 +149,7 @@ class _Source:
         return self._own_keys is not None and self._own_keys.made("pack", ref.pack) is None
 
     def _fill_from(
-        self, path: bytes, places: list[_Place], memory_of: Callable[[ChunkRef], memoryview]
+        self, path: bytes, places: Iterable[_Place], memory_of: Callable[[ChunkRef], memoryview]
     ) -> list[ChunkRef]:
         """Fill the memory of chunks of one file, neighbours with one call; return those that the file has."""
         try:
@@ -188,19 +189,7 @@ def _is_read(descriptor: int, memories: list[memoryview], offset: int) -> bool:
     return True
 
 
-def _by_file(places: list[_Place]) -> Iterator[tuple[bytes, list[_Place]]]:
-    """Group sorted places by their files."""
-    of_file: list[_Place] = []
-    for place in places:
-        if of_file and of_file[0].path != place.path:
-            yield of_file[0].path, of_file
-            of_file = []
-        of_file.append(place)
-    if of_file:
-        yield of_file[0].path, of_file
-
-
-def _neighbours(places: list[_Place]) -> Iterator[list[_Place]]:
+def _neighbours(places: Iterable[_Place]) -> Iterator[list[_Place]]:
     """Group sorted places of one file so that each group is one stretch of it."""
     run: list[_Place] = []
     for place in places:

@@ -6,12 +6,10 @@ chunks that were sealed until then.
 
 from __future__ import annotations
 
-import mmap
-import threading
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from mlsync.buffers import Buffer, aligned_memory
+from mlsync.buffers import Buffer, ThreadMemory
 from mlsync.codec.compression import Coding, encode, may_differ
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
@@ -27,19 +25,8 @@ from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
 from mlsync.store.base import Store, Upload
 
-
-class _Bases(threading.local):
-    """Memory for the base of the chunk that a thread codes: a builder moves from thread to thread."""
-
-    memory: mmap.mmap | None = None
-
-    def room(self, size_bytes: int) -> memoryview:
-        if self.memory is None or len(self.memory) < size_bytes:
-            self.memory = aligned_memory(size_bytes)
-        return memoryview(self.memory)[:size_bytes]
-
-
-_bases: Final = _Bases()
+# For the base of the chunk that a thread codes: a builder moves from thread to thread.
+_bases: Final = ThreadMemory()
 
 
 def buffer_bytes(store: Store) -> int:
