@@ -80,6 +80,11 @@ class EarlyProofs:
         self.close()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether something was begun that nobody has waited for yet."""
+        return self._thread is not None
+
+    @property
     def read_bytes(self) -> int:
         """How many bytes came back from the store."""
         return self._read_bytes

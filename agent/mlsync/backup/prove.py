@@ -122,7 +122,8 @@ def _read_back(
             task.advance(amount)
             job.check_proving()
 
-        task.say("what was begun while it was stored")
+        if early.has_begun:
+            task.say("what was begun while it was stored")
         early.wait(job.check_proving)
         proving.say, proving.early = task.say, early.verdict
         prover.on_tick = job.check_proving
