@@ -21,6 +21,7 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import builder as pack_builder
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
+from mlsync.repository.pack.builder import PackBuilder
 from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES, ChunkRecord, PackSeal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import PackWriter
@@ -213,6 +214,37 @@ def test_a_pack_is_closed_when_it_holds_as_many_chunks_as_it_may(monkeypatch):
     assert len(keys_under(store, "packs/")) == 3
 
 
+def test_chunks_that_are_sealed_together_make_the_same_pack():
+    """Bytes, references and the place where a part or the pack ends are those of chunks that are sealed one by one."""
+    pieces = [noise(40 + 7 * number, number) for number in range(9)]
+    chunks = [(bytes([number]) * 32, Coding.RAW, len(piece), piece) for number, piece in enumerate(pieces)]
+    together, alone = _builder(300), _builder(300)
+    refs = []
+    while len(refs) < len(chunks):
+        some = together.add_short(chunks[len(refs) :])
+        assert some
+        for chunk in chunks[len(refs) : len(refs) + len(some)]:
+            assert not alone.has_part
+            refs.append(alone.add_coded(*chunk))
+        assert some == refs[-len(some) :]
+        assert len(refs) == len(chunks) or alone.has_part
+        together.send_parts()
+        alone.send_parts()
+    assert together.finish() == alone.finish()
+    key = names.pack(PACK_ID)
+    assert body_of(together._store, key) == body_of(alone._store, key)
+
+
+def test_short_chunks_fill_a_pack_by_their_number(monkeypatch):
+    """As many go in as a footer may list."""
+    monkeypatch.setattr(pack_builder, "PACK_CHUNKS_MAX", 3)
+    builder = _builder(1 << 20)
+    chunks = [(bytes([number]) * 32, Coding.RAW, 9, noise(9, number)) for number in range(5)]
+    assert [ref.ordinal for ref in builder.add_short(chunks)] == [0, 1, 2]
+    assert builder.is_full
+    assert builder.add_short(chunks[3:]) == []
+
+
 def test_the_longest_footer_is_within_its_bound():
     """As many chunks as a pack may hold, each with the largest numbers, make a footer that readers take."""
     record = ChunkRecord(b"\xff" * 32, pack.PACK_BYTES_MAX, 17 << 20, 16 << 20, 1)
@@ -288,3 +320,8 @@ def _footer(store) -> list[ChunkRef]:
 def _read_all(store):
     with ChunkReader(store, KEYS, threads=1) as reader:
         return [reader.one(ref) for ref in _footer(store)]
+
+
+def _builder(part_bytes):
+    store = MemoryStore(part_bytes)
+    return PackBuilder(store, KEYS, memoryview(bytearray(pack_builder.buffer_bytes(store))), PACK_ID, epoch=0)

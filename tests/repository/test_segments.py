@@ -8,15 +8,18 @@ import msgspec
 import pytest
 from format_parts import bare_entry, digest_of, file_entry, new_repository, noise, unknown, version, write_chunks
 
+from mlsync.codec.compression import Coding
 from mlsync.errors import ManifestDamaged
 from mlsync.repository.commit import commit
 from mlsync.repository.encoding import segments
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
-from mlsync.repository.manifest import ChunkRef, Previous
+from mlsync.repository.manifest import ChunkRef, Entry, Previous, Segment
+from mlsync.values import Proof
 
 COUNT = 20_000
 EMPTY = digest_of()
+PROOF = Proof(3, "torch-zip", "cpu", "2.0", 4, 0.5, 6, 7, {"epoch": 8}, [], "no device")
 
 
 def test_a_small_version_stands_in_its_manifest():
@@ -58,6 +61,21 @@ def test_the_same_entries_store_nothing():
     assert second.packs == ()
     assert second.body_refs == first.body_refs
     assert second.stored_bytes < 10_000
+
+
+def test_a_segment_is_encoded_as_the_objects_that_it_is_decoded_to():
+    """Each field of an entry, of a chunk and of a base stands where readers look for it."""
+    base = ChunkRef(bytes([1]) * 32, b"a" * 16, 0, 80, 900, 1000, Coding.RAW, 1)
+    difference = ChunkRef(bytes([2]) * 32, b"b" * 16, 7, 96, 300, 1000, Coding.DIFFERENCE, 2, 2, base)
+    entries = [
+        Entry(b"d", EntryKind.DIRECTORY, 0o755, 1, 2, -3, room={"x": {"user.a": b"1"}}),
+        Entry(b"d/f", EntryKind.FILE, 0o644, 3, 4, 5, 2000, b"", EMPTY, ((0, 1000),), (difference,), PROOF),
+        Entry(b"d/l", EntryKind.HARD_LINK, 0o644, 3, 4, 5, target=b"d/f"),
+    ]
+    table = segments.PackTable()
+    packed = [msgspec.structs.replace(one, chunks=tuple(map(table.refer, one.chunks))) for one in entries]
+    assert segments.encode_entries(entries) == msgspec.msgpack.encode(Segment(table.packs, packed))
+    assert [pack[2:] for pack in table.packs] == [b"b" * 16, b"a" * 16]
 
 
 def test_a_segment_of_several_chunks_is_put_together(monkeypatch):

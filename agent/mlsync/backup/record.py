@@ -11,7 +11,7 @@ import msgspec
 from mlsync.backup.checkpoints.structure import Unsound
 from mlsync.backup.deadline import OutOfTime
 from mlsync.backup.files_cache import CachedPath, CacheRow, encode_row, pack_entry
-from mlsync.backup.storing.archiver import Archiver, ReadFile
+from mlsync.backup.storing.archiver import Archiver, ReadFile, TakenFile
 from mlsync.backup.storing.small_files import SmallFiles
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.encoding.room import Room
@@ -70,7 +70,7 @@ class Record(msgspec.Struct):
     found: Found | None = None
     cached: CachedPath | None = None
     status: Status = Status.ABSENT
-    read: ReadFile | Unsound | None = None
+    read: ReadFile | TakenFile | Unsound | None = None
     fault: tuple[TroubleKind, str] | None = None
     entry: Entry | None = None
     trouble: Trouble | None = None
@@ -106,14 +106,14 @@ class Record(msgspec.Struct):
     @property
     def is_checkpoint(self) -> bool:
         """Whether a file that is new is a checkpoint."""
-        if isinstance(self.read, ReadFile):
+        if isinstance(self.read, (ReadFile, TakenFile)):
             return self.read.is_checkpoint
         return self.cached is not None and self.cached.row.is_checkpoint
 
     @property
     def stat(self) -> FileStat | None:
         """The stat of the file when it was read, by this backup or an earlier one."""
-        if isinstance(self.read, ReadFile):
+        if isinstance(self.read, (ReadFile, TakenFile)):
             return self.read.stat
         return None if self.cached is None else self.cached.file.stat
 
@@ -163,10 +163,10 @@ class Record(msgspec.Struct):
                 came_back=self._has_come_back(),
             )
         body = encode_row(row)
-        if isinstance(self.read, ReadFile):
+        if isinstance(self.read, (ReadFile, TakenFile)):
             # The pieces are those of the content that was read; they say nothing of another one in its place.
             has_pieces = row.is_held or row.trouble is None
-            pieces = (self.read.packed_pieces or self.read.cached_pieces()) if has_pieces else ()
+            pieces = self.read.for_cache() if has_pieces else ()
             return CachedFile(self.read.stat, self.read.checked_ns, body, pieces)
         if self.read is not None:
             return CachedFile(self.read.stat, self.read.checked_ns, body, ())
@@ -194,6 +194,8 @@ class Record(msgspec.Struct):
     def _cached_trouble(self) -> Trouble | None:
         if self.refusal is not None and self.refusal.trouble is not None:
             return self.refusal.trouble
+        if self.unit_trouble is None:
+            return self.trouble
         is_directory = self.found is not None and self.found.kind == "directory"
         # Not that of a file which stands: there it would outlive the next look at the checkpoint.
         return self.trouble or (self.unit_trouble if self.held is not None or is_directory else None)

@@ -313,7 +313,8 @@ class Records:
         if found is not None and record.status is Status.NOT_A_FILE:
             return _entry_without_content(found, record.room)
         if isinstance(record.read, ReadFile):
-            return self._unless_broken(record, record.read.take_entry())
+            entry, record.read = record.read.take_entry()
+            return self._unless_broken(record, entry)
         if record.fault is not None:
             self._set_trouble(record, *record.fault)
             return self._kept(record.path)

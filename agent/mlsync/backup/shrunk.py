@@ -39,6 +39,8 @@ def loss_of(tree: Scan, parent: Parent) -> Loss | None:
     cannot be read is not lost.
     """
     before = {path: entry for path, entry in parent.entries.items() if _is_checkpoint(entry)}
+    if not before:
+        return None
     sizes = {found.path: found.stat.size_bytes for found in tree.found if found.kind == "file"}
     lost = [path for path in before if path not in sizes and not _is_unknown(path, tree)]
     if not lost:

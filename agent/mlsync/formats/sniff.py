@@ -61,6 +61,8 @@ _PROMISING = frozenset(
 )
 # Other programs use these suffixes too, so the content must not be plainly something else
 _SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
+# What containers begin with whose first bytes are text: GGUF; XGBoost; LightGBM; compressed pickles (zlib, bz2, lzma)
+_TEXT_BEGINNINGS = (b"GGUF", b"{", b"tree", b"x", b"BZh", b"]")
 # Any program's data: it is a checkpoint only if the content says so
 _BIN_NAME = re.compile(rb".*\.bin", re.IGNORECASE | re.DOTALL)
 # Known by its name at most: such a file may be what is left of a checkpoint
@@ -89,13 +91,23 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
     if promised in ("torch-zip", "zip") and _is_cut_off(source, head):
         return promised
-    shown = _by_head(head, source.size_bytes, promised) or _of_python(head, source.size_bytes, path)
+    # Most small files are plain text: to ask all other questions takes longer than to read such a file.
+    is_text = promised is None and _is_plain_text(head)
+    shown = None if is_text else _by_head(head, source.size_bytes, promised)
+    if shown is None and not is_text:
+        shown = _of_python(head, source.size_bytes, path)
     if promised == "zip" and not _is_something_else(source, head):
         shown = None  # it ends like a zip
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
         return None
     return shown or promised
+
+
+def _is_plain_text(head: bytes) -> bool:
+    """Return whether a file begins with text that no container begins with."""
+    # A safetensors file begins with its header's length, of which the last four bytes are zero.
+    return head.isascii() and head[:1] >= b" " and b"\0" not in head[:8] and not head.startswith(_TEXT_BEGINNINGS)
 
 
 def _by_name(source: ByteSource, path: bytes) -> str | None:

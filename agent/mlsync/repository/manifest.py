@@ -93,7 +93,7 @@ else:
     Ref = TypeVar("Ref")
 
 
-class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_unknown_fields=True):
+class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A file, directory, symbolic link or hard link of the tree.
 
     *target* is a symbolic link's text or, for a hard link, the path of the entry that it is the same file as.

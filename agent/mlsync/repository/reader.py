@@ -71,6 +71,9 @@ FETCHERS_MAX: Final = 64
 # any consumer, and each has buffers of its own.
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
+# Such chunks come by the thousand, and to copy them costs nothing.
+_SHORT_BYTES_MAX: Final = 16 << 10
+
 _OTHER_NAME: Final = "its bytes are not those that it is named after"
 
 Plain: TypeAlias = memoryview
@@ -238,7 +241,7 @@ class _Window:
 
     def place(self, ref: ChunkRef) -> memoryview:
         """Return the memory for a chunk: the caller's, or else the next bytes of the buffer."""
-        if (memory := self.allocated.get(ref)) is not None:
+        if self.allocated and (memory := self.allocated.get(ref)) is not None:
             return memory
         length = ref.plain_bytes
         start, self._filled_bytes = self._filled_bytes, self._filled_bytes + length
@@ -283,11 +286,12 @@ class _Opener:
         """
         # By the whole reference: if two disagree about one ordinal, each is checked against its own numbers.
         unique = dict.fromkeys(refs)
-        needed = dict.fromkeys(with_bases(unique))
-        window.clear(sum(ref.plain_bytes for ref in needed if ref not in window.allocated))
+        needed = dict.fromkeys(with_bases(unique)) if any(ref.base is not None for ref in unique) else unique
+        window.clear(sum([ref.plain_bytes for ref in needed if not window.allocated or ref not in window.allocated]))
         plains: dict[ChunkRef, memoryview] = {}
         near = self._fill_nearer(window, unique, openers, plains)
-        read_bytes = self._fill_each(window, [ref for ref in unique if ref not in near], openers, plains)
+        far = [ref for ref in unique if ref not in near] if near else unique
+        read_bytes = self._fill_each(window, far, openers, plains)
         if window.differences:
             read_bytes += self._fill_bases(window, openers, plains)
         window.views = [plains[ref] if ref.base is None or _has_base(ref) else plains[ref][:0] for ref in refs]
@@ -445,12 +449,22 @@ class _Opener:
         self, window: _Window, group: list[_Sought], sealed: memoryview, plains: dict[ChunkRef, memoryview]
     ) -> int:
         """Put the plain bytes of *group* into *window* and *plains*; return how many bytes came for them."""
-        size_bytes = len(sealed)
+        size_bytes, first = len(sealed), group[0][1]
+        seal = self._seal_of(first)
         for ref, at in group:
-            begin = at.offset - group[0][1].offset
+            begin = at.offset - first.offset
             # A second try, for bytes from a mirror, finds the memory of the first.
-            into = plains[ref] if ref in plains else window.place(ref)
-            plains[ref] = into
+            into = plains.get(ref)
+            if into is None:
+                into = plains[ref] = window.place(ref)
+            if (
+                at.plain_bytes <= _SHORT_BYTES_MAX
+                and not window.unnamed
+                and at.epoch == first.epoch
+                and at.key_kind == first.key_kind
+                and self._opens(seal, at, sealed[begin : begin + at.stored_bytes], into)
+            ):
+                continue
             is_named_later = ref in window.unnamed
             width, again_bytes = self._open_or_read_again(
                 at, sealed[begin : begin + at.stored_bytes], into, is_named_later=is_named_later
@@ -460,6 +474,21 @@ class _Opener:
             if width and _has_base(at):
                 window.differences[ref] = width
         return size_bytes
+
+    def _opens(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview, into: memoryview) -> bool:
+        """Fill *into* with a short chunk; return whether that is what it is named after.
+
+        It is a third of the work of ``_open``, which does the rest: differences, and to say what is wrong.
+        """
+        coding = ref.coding
+        if coding is not Coding.ZSTD and coding is not Coding.RAW:
+            return False
+        try:
+            coded = seal.open_short(ref.ordinal, ref.name, coding, ref.plain_bytes, sealed)
+            decode_into(coding, memoryview(coded), into)
+        except (SealBroken, CodingBroken):
+            return False
+        return is_named(self._name_key, into, ref.name)
 
     def _open_or_read_again(
         self, ref: ChunkRef, sealed: memoryview, into: memoryview, *, is_named_later: bool
@@ -574,19 +603,18 @@ def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
 def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterator[list[ChunkRef]]:
     """Cut *refs* into windows, bounded in bytes (stored and plain, with bases) and in number.
 
-    *share_bytes* is the bound now.
+    *share_bytes* is the bound now; a window keeps the one of its beginning.
     """
     window: list[ChunkRef] = []
     bases: set[ChunkRef] = set()
-    window_bytes = 0
+    window_bytes, limit_bytes = 0, _limit_bytes(share_bytes())
     for ref in refs:
         own_bytes = max(ref.stored_bytes, ref.plain_bytes)
         base = ref.base
         cost_bytes = own_bytes if base is None or base in bases else own_bytes + ref.plain_bytes
-        limit_bytes = min(max(share_bytes(), WINDOW_BYTES_MIN), WINDOW_BYTES)
         if window and (window_bytes + cost_bytes > limit_bytes or len(window) >= WINDOW_CHUNKS):
             yield window
-            window, bases = [], set()
+            window, bases, limit_bytes = [], set(), _limit_bytes(share_bytes())
             window_bytes, cost_bytes = 0, own_bytes if base is None else own_bytes + ref.plain_bytes
         window.append(ref)
         window_bytes += cost_bytes
@@ -594,6 +622,10 @@ def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterat
             bases.add(base)
     if window:
         yield window
+
+
+def _limit_bytes(share_bytes: int) -> int:
+    return min(max(share_bytes, WINDOW_BYTES_MIN), WINDOW_BYTES)
 
 
 def _allocated(chunks: list[ChunkRef], first: int, allocate: AllocateChunk) -> dict[ChunkRef, memoryview]:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from mlsync.codec.compression import encode_short
 from mlsync.codec.digest import chunk_name, chunk_names
 from mlsync.codec.keys import Keys
@@ -23,7 +25,7 @@ from mlsync.courtesy.pressure import threads
 from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.base import Base
-from mlsync.repository.pack.builder import CodedChunk, PackBuilder
+from mlsync.repository.pack.builder import PackBuilder
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.pack.lanes import Lanes
 from mlsync.store.base import Store
@@ -50,8 +52,7 @@ def _keep() -> None:
     """Do nothing: the piece has bytes of its own, and no buffer to release."""
 
 
-@dataclass(slots=True)
-class PlacedChunk:
+class PlacedChunk(msgspec.Struct, gc=False):
     """A chunk that was put: *is_new* says whether this writer stored it; a *twin* is the same chunk, put earlier."""
 
     own_ref: ChunkRef | None = None
@@ -412,7 +413,7 @@ class _Coder:
         mine = self._ledger.claim_all(names, job.placed)
         plains = [job.plains[at] for at in mine]
         chunks = [
-            CodedChunk(names[at], coding, len(plain), coded)
+            (names[at], coding, len(plain), coded)
             for at, plain, (coding, coded) in zip(mine, plains, encode_short(plains), strict=True)
         ]
         done = 0

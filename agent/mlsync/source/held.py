@@ -52,6 +52,8 @@ def with_deleted(
     *root* holds the files: ``Root.adopt``. Of a save that was written again since, or of which the trainer took a file
     away while it wrote, nothing is added: a mixture of two saves is none.
     """
+    if not saves:
+        return tree
     there = {found.path: found for found in tree.found}
     excludes = Excludes(exclude) if exclude else None
     is_left_out = is_own if keep_temporary else is_temporary

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display, joined
@@ -32,6 +34,10 @@ _ENCODING: Final = sys.getfilesystemencoding()
 _ENCODING_ERRORS: Final = sys.getfilesystemencodeerrors()
 
 
+# Devices and modes are few. Each stat has numbers of its own, which of a hundred thousand files take six megabytes.
+_shared: Final = dict[int, int]().setdefault
+
+
 class FileStat(NamedTuple):
     """The fields of a stat that identify content, owner and place, each in the range that a version can hold."""
 
@@ -49,9 +55,9 @@ class FileStat(NamedTuple):
     def of(cls, result: os.stat_result) -> FileStat:
         """Return the fields of a stat call, each clamped to the range that a version can hold."""
         fields = (
-            result.st_dev,
+            _shared(dev := result.st_dev, dev),
             result.st_ino,
-            result.st_mode,
+            _shared(mode := result.st_mode, mode),
             result.st_uid,
             result.st_gid,
             result.st_nlink,
@@ -91,9 +97,8 @@ class FileStat(NamedTuple):
         )
 
 
-# Not frozen: one is made per file and scan, and a frozen one takes four times as long.
-@dataclass(slots=True)
-class Found:
+# Not frozen, since *link_to* is found last; and not watched by the garbage collector, as one is made for each file.
+class Found(msgspec.Struct, gc=False):
     """An entry of the watched directory; *path* is relative to the root and never empty.
 
     *target* is a symlink's text; *link_to* is, for a file with several names, the first of those found.

@@ -106,6 +106,10 @@ class State(StateDatabase):
                 ((run_id, path, *row.packed()) for path, row in changed),
             )
 
+    def has_chunks(self) -> bool:
+        """Return whether the chunk index has any chunk."""
+        return bool(self._query("SELECT 1 FROM chunks LIMIT 1"))
+
     def chunk(self, name: bytes) -> bytes | None:
         """Return the location of a chunk, if the chunk index has it; the caller checks that it still holds."""
         for (location,) in self._query("SELECT location FROM chunks WHERE name = ?", name):

@@ -25,11 +25,13 @@ def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary
     """
     if not summary.size_bytes or repository.is_write_only:
         return None
-    files = _files(entries)
+    files: dict[bytes, bytes] | None = None
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         keys = newest_keys(repository, _RUNS_MAX)
         for stored in executor.map(lambda key: _read(repository, key), keys):
             if stored is not None and _is_alike(stored.root.summary, summary):
+                # A repository mostly has no other run that is as large.
+                files = files or _files(entries)
                 with suppress(Error):
                     if _files(repository.entries(stored)) == files:
                         return stored.root

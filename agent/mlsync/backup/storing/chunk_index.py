@@ -33,6 +33,8 @@ class ChunkIndex:
         self._tombstones = tombstones
         self._unmoved: set[bytes] = set()
         self._exists: dict[bytes, bool] = {}
+        # What this backup stores itself is known to its writer.
+        self._is_empty = not parent and not state.has_chunks()
         self._written: set[bytes] = set()
 
     def __call__(self, name: bytes) -> ChunkRef | None:
@@ -41,6 +43,8 @@ class ChunkIndex:
 
     def all_of(self, names: Sequence[bytes]) -> dict[bytes, ChunkRef]:
         """Return the same for many chunks, with one question to the local state; what lies nowhere is left out."""
+        if self._is_empty:
+            return {}
         unknown = [name for name in names if name not in self._parent]
         locations = self._state.chunks(unknown)
         if len(unknown) == len(names) and not locations:

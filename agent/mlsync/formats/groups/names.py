@@ -56,16 +56,23 @@ def saved_by(path: bytes) -> Saved | None:
     directory, _, name = path.rpartition(b"/")
     if is_tracker(path) or name == _REQUEST:
         return Saved(directory, has_ended=True, is_alone=False)
-    place = enclosing(directory)
-    if is_trainers_directory(place.rpartition(b"/")[2]):
+    place, is_trainers, is_for_all = _place_of(directory)
+    if is_trainers:
         return Saved(place, has_ended=name == _TRAINERS_END, is_alone=False)
     if is_written_last(path) or _MARK.fullmatch(name):
         return Saved(place, has_ended=True, is_alone=False)
-    if is_named_for_all(place) or _OF_SEVERAL.fullmatch(name):
+    if is_for_all or _OF_SEVERAL.fullmatch(name):
         return Saved(place, has_ended=False, is_alone=False)
     if is_part(path) or _ALONE.fullmatch(name):
         return Saved(place, has_ended=False, is_alone=True)
     return None
+
+
+@lru_cache(maxsize=256)  # as below
+def _place_of(directory: bytes) -> tuple[bytes, bool, bool]:
+    """Return ``enclosing``, whether that is a trainer's directory, and whether all below it is one checkpoint."""
+    place = enclosing(directory)
+    return place, is_trainers_directory(place.rpartition(b"/")[2]), is_named_for_all(place)
 
 
 @lru_cache(maxsize=256)  # asked for each of many files in few directories

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import msgspec
 import xxhash
@@ -34,6 +34,8 @@ SEGMENT_BYTES_MAX: Final = 256 << 20
 BODY_BYTES_MAX: Final = 4 << 30
 
 Put = Callable[[bytes], PlacedChunk]
+# The fields of a PackedRef.
+_PackedFields: TypeAlias = tuple[bytes, int, int, int, int, int, int, PackedRef | None]
 
 
 class Body:
@@ -161,20 +163,43 @@ class PackTable:
 
     def refer(self, ref: ChunkRef) -> PackedRef:
         """Return *ref* with its pack, and that of its base, as an index into ``packs``."""
+        return PackedRef(*self.fields_of(ref))
+
+    def fields_of(self, ref: ChunkRef) -> _PackedFields:
+        """Return the fields of the same."""
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
             self.packs.append(pack_bin(ref.epoch, ref.pack, ref.key_kind))
         base = None if ref.base is None else self.refer(ref.base)
-        numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
-        return PackedRef(ref.name, index, *numbers, int(ref.coding), base)
+        return ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding), base
 
 
-def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
+def encode_entries(entries: Sequence[Entry]) -> bytes:
     """Return the bytes of a segment; they depend on these entries alone."""
     table = PackTable()
-    packed = [replace(entry, chunks=tuple(map(table.refer, entry.chunks))) for entry in entries]
-    return msgspec.msgpack.encode(Segment(table.packs, cast("list[Entry[PackedRef]]", packed)))
+    # A Segment of Entry of PackedRef, as tuples: to make those objects takes longer than to encode them.
+    packed = [_fields_of(entry, table) for entry in entries]
+    return msgspec.msgpack.encode((table.packs, packed, None))
+
+
+def _fields_of(entry: Entry, table: PackTable) -> tuple[object, ...]:
+    """Return the fields of an entry as a segment has them: its chunks name packs by their index in *table*."""
+    return (
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.mtime_ns,
+        entry.size_bytes,
+        entry.target,
+        entry.digest,
+        entry.holes,
+        [table.fields_of(ref) for ref in entry.chunks],
+        entry.proof,
+        entry.room,
+    )
 
 
 def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:

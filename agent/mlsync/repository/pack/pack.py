@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -47,6 +47,10 @@ _CHUNK_BOUND = struct.Struct("<IIB32s")
 # The first number separates the nonces of chunks from that of the footer. The second is the chunk's ordinal or the
 # footer's count of chunks: two footers of different chunks never share a nonce, whatever a writer does after a crash.
 _NONCE = struct.Struct(">IQ")
+
+
+#: A chunk that is coded and waits to be sealed: its name, its coding, its length when it is decoded, the coded bytes.
+CodedChunk: TypeAlias = tuple[bytes, Coding, int, Buffer]
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -107,6 +111,20 @@ class PackSeal:
         """
         bound = self._bound(ordinal, name, coding, plain_bytes, base)
         return self._seal.seal_into(self._nonce(ordinal), coded, bound, into)
+
+    def seal_short(self, first: int, chunks: Sequence[CodedChunk], into: memoryview) -> None:
+        """Seal chunks that are no differences from the ordinal *first* on, one behind the other."""
+        nonce, bound, header = _NONCE.pack, _CHUNK_BOUND.pack, self.header
+        pieces = [
+            (nonce(0, ordinal), coded, header + bound(ordinal, plain_bytes, coding, name))
+            for ordinal, (name, coding, plain_bytes, coded) in enumerate(chunks, first)
+        ]
+        self._seal.seal_each(pieces, into)
+
+    def open_short(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview) -> bytes:
+        """Return what ``open_chunk`` does of a short chunk that is no difference; raise ``SealBroken`` like it."""
+        bound = self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
+        return self._seal.open(_NONCE.pack(0, ordinal), sealed, bound)
 
     def open_chunk(
         self,
