@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import struct
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from mlsync.errors import (
     ProofDisbelieved,
     ProofOutOfMemory,
 )
-from mlsync.proof.child import PROGRAM
+from mlsync.proof.child import PROGRAM, bare_environment
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs.cpu import COUNTED_AS
@@ -32,7 +35,7 @@ from mlsync.proof.prover import Prover
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-STAND_IN = HERE / "cuda_stand_in" / "stand_in.py"
+STAND_IN = HERE / "cuda_stand_in"
 SCHEDULES = ("early", "late", "mixed")
 ROOMY = {"total_mib": 8000, "free_mib": 6000}
 WINDOW_NUMBERS = 4 << 20  # of float32, in a window of 16 MiB
@@ -41,8 +44,9 @@ WINDOW_NUMBERS = 4 << 20  # of float32, in a window of 16 MiB
 class Stand:
     """A Python with GPUs as they are asked for; what the last child did on them is in its ledger."""
 
-    def __init__(self, place):
+    def __init__(self, place, warm):
         self._place = place
+        self._warm = warm
         self._ledger = place / "ledger"
 
     def python(self, *gpus, schedule="late", **settings):
@@ -51,7 +55,8 @@ class Stand:
         settings |= {"gpus": gpus, "schedule": schedule, "ledger": str(self._ledger)}
         (self._place / "settings.json").write_text(json.dumps(settings))
         python = self._place / "python"
-        command = f'exec "{PROOF_PYTHON}" -B "{STAND_IN}" "{self._place}/settings.json" "$@"'
+        asking = f'"{sys.executable}" -I -S -B "{STAND_IN}/asking.py" "{self._warm}"'
+        command = f'exec {asking} "{self._place}/settings.json" "$@"'
         python.write_text(f"#!/bin/sh\n{command}\n")
         python.chmod(0o755)
         return str(python)
@@ -62,16 +67,31 @@ class Stand:
         return struct.unpack("<3Q", self._ledger.read_bytes())
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """The socket of the process that all others are forked from: each would take seconds to import torch."""
+    path = tmp_path_factory.mktemp("warm") / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        command = [PROOF_PYTHON, "-B", STAND_IN / "warm.py", str(listener.fileno())]
+        environment = bare_environment(os.environ, "cuda")
+        process = subprocess.Popen(command, env=environment, cwd="/", pass_fds=[listener.fileno()])
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+    assert process.wait(timeout=60) == 0
+
+
 @pytest.fixture
-def stand(tmp_path):
+def stand(tmp_path, warm):
     """A stand-in of a test's own."""
-    return Stand(tmp_path)
+    return Stand(tmp_path, warm)
 
 
 @pytest.fixture(scope="module", params=SCHEDULES)
-def stand_and_prover(request, tmp_path_factory):
+def stand_and_prover(request, tmp_path_factory, warm):
     """A prover on one GPU, for each schedule."""
-    stand = Stand(tmp_path_factory.mktemp("stand"))
+    stand = Stand(tmp_path_factory.mktemp("stand"), warm)
     options = ProofOptions(device="cuda", python=stand.python(ROOMY, schedule=request.param))
     with Prover(options) as prover:
         yield stand, prover
@@ -379,7 +399,7 @@ MISUSES = {
 def test_each_misuse_of_a_gpu_shows_on_a_schedule(stand, place):
     """What is right is right on all schedules; what is wrong is refused at once, or comes out wrong on one of them."""
     python = stand.python(ROOMY, ROOMY, schedule=SCHEDULES[place])
-    done = subprocess.run([python, STAND_IN.with_name("misuse.py")], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([python, STAND_IN / "misuse.py"], capture_output=True, check=True, timeout=60)
     found = json.loads(done.stdout)
     expected = {name: of if isinstance(of, str) else [*of, found[name]][place] for name, of in MISUSES.items()}
     assert found == expected

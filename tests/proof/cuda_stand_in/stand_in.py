@@ -1,4 +1,4 @@
-"""Runs a program of the proof's with GPUs that are not there: ``stand_in.py SETTINGS FLAGS... PROGRAM ARGUMENTS...``.
+"""Runs a program of the proof's with GPUs that are not there: ``SETTINGS FLAGS... PROGRAM ARGUMENTS...``, see warm.py.
 
 It stands in for CUDA, so that what the child does on a GPU is run on machines without one. A tensor on ``cuda:0`` says
 so, lies in host memory, and is computed by torch's CPU kernels; streams, events, pinned memory and the bound on memory
@@ -177,14 +177,16 @@ def stand_in():
     Dispatch(MACHINE).__enter__()
 
 
-if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
+def main(arguments):
+    """Run the program, with the GPUs of the settings."""
+    global MACHINE, LIBRARIES  # noqa: PLW0603 - one for each process
+    with open(arguments[0], encoding="utf-8") as file:
         settings = json.load(file)
     MACHINE = Machine(settings, make_error)
     LIBRARIES = settings.get("libraries")
     os.environ.update(settings.get("environment", {}))
     stand_in()
-    arguments = sys.argv[2:]
+    arguments = arguments[1:]
     while arguments[0].startswith("-"):
         del arguments[0]
     sys.argv = arguments
