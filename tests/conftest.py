@@ -33,7 +33,7 @@ from temporary_place import TemporaryPlace, on_disk
 if TYPE_CHECKING:
     from flow_parts import World
 
-RANK_PROGRAM = Path(__file__).with_name("formats") / "dcp_rank.py"
+RANKS_PROGRAM = Path(__file__).with_name("formats") / "dcp_ranks.py"
 
 _PLACE = pytest.StashKey[TemporaryPlace]()
 _FAILED = pytest.StashKey[bool]()
@@ -248,7 +248,7 @@ def directory_world() -> Iterator[World]:
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``dcp_rank.py`` saves, once for all processes of the tests: ``checkpoint``, ``fsdp`` and ``hf``.
+    """What ``dcp_ranks.py`` saves, once for all processes of the tests: ``checkpoint``, ``fsdp`` and ``hf``.
 
     It is for reading: a test that changes it works on a copy.
     """
@@ -261,9 +261,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             making = shared / "two_ranks.making"
             making.mkdir(exist_ok=True)
-            ranks = [subprocess.Popen([sys.executable, RANK_PROGRAM, str(rank), "2", making]) for rank in range(2)]
             # Long, since what is slow on a busy machine says nothing of the code.
-            assert [rank.wait(timeout=280) for rank in ranks] == [0, 0]
+            subprocess.run([sys.executable, RANKS_PROGRAM, "2", making], check=True, timeout=280)
             making.rename(folder)
     return folder
 

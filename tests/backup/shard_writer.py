@@ -9,8 +9,8 @@ import json
 import os
 import sys
 
-import torch
-from safetensors.torch import save
+import numpy as np
+from safetensors.numpy import save
 
 COUNT = 3
 
@@ -25,7 +25,7 @@ def do(directory: str, order: str, number: int = 1, value: float = 0.0) -> None:
     temporary = f"{directory}/.tmp{number:06}"
     if order == "temporary":
         with open(temporary, "wb") as file:
-            file.write(save({f"layer{number}": torch.full((1000,), value)}))
+            file.write(save({f"layer{number}": np.full((1000,), value, np.float32)}))
     elif order == "rename":
         os.rename(temporary, f"{directory}/{name_of(number)}")
     elif order == "index":

@@ -1,4 +1,4 @@
-"""One rank of a training that saves distributed checkpoints; run as ``dcp_rank.py RANK RANKS FOLDER``."""
+"""All ranks of a training that saves distributed checkpoints; run as ``dcp_ranks.py RANKS FOLDER``."""
 
 import os
 import sys
@@ -46,8 +46,22 @@ def save_fsdp(mesh: distributed.DeviceMesh, folder: str) -> None:
     dcp.save({"model": weights, "optim": moments, "epoch": 2}, checkpoint_id=f"{folder}/fsdp")
 
 
+def main(ranks: int, folder: str) -> None:
+    """Be the first rank, and fork the others: each would take seconds to import torch."""
+    others = []
+    rank = 0
+    for number in range(1, ranks):
+        child = os.fork()
+        if child == 0:
+            rank = number
+            break
+        others.append(child)
+    save(rank, ranks, folder)
+    statuses = [os.waitpid(child, 0)[1] for child in others] if rank == 0 else []
+    # All is written. Now and then a thread of torch's is still there when Python clears up, and C++ ends the process.
+    os._exit(1 if any(statuses) else 0)
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # of torch about torch
-    save(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-    # All is written. Now and then a thread of torch's is still there when Python clears up, and C++ ends the process.
-    os._exit(0)
+    main(int(sys.argv[1]), sys.argv[2])
