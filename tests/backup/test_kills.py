@@ -10,7 +10,7 @@ from kill_rounds import KillRounds
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = 6
+ROUNDS = 4
 
 
 def test_kills_at_random_moments(tmp_path):

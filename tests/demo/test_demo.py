@@ -55,10 +55,15 @@ def start(directory, *options, command=(sys.executable, *DEMO)):
     )
 
 
+# A third as wide: a training takes all of a processor for as long as the agent needs for what it saves.
+TRAINER = "from mlsync.demo import sizes; sizes.WIDTH = 128; from mlsync.demo.trainer import main; main()"
+
+
 def shortened(python, versions):
     """The command of a demo that waits for that many versions until the trainer is killed, and as many epochs after."""
     program = (
-        f"import sys; from mlsync.demo import story; story.VERSIONS_BEFORE = story.EPOCHS_AFTER = {versions}\n"
+        f"import sys; from mlsync.demo import observed, story; observed.TRAINER = ('-c', {TRAINER!r})\n"
+        f"story.VERSIONS_BEFORE = story.EPOCHS_AFTER = {versions}\n"
         "sys.argv[0] = 'mlsync'; from mlsync.cli.main import main; main()\n"
     )
     return python, "-P", "-c", program, "demo"

@@ -20,6 +20,8 @@ from mlsync.demo.workplace import Workplace
 RESULTS = "results.csv"
 _READ = re.compile(r": version (\d+) in .* with ([\d.]+) (B|KiB|MiB|GiB) read")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# What Python runs.
+TRAINER = ("-m", "mlsync.demo.trainer")
 
 
 class AgentProcess(DemoProcess):
@@ -56,8 +58,7 @@ class TrainerProcess(DemoProcess):
     """The training, with the events that it prints."""
 
     def __init__(self, place: Workplace, kind: TrainerKind, name: str, *options: str) -> None:
-        program = [sys.executable, "-P", "-m", "mlsync.demo.trainer"]
-        command = [*program, str(place.run), "--trainer", kind.name, *options]
+        command = [sys.executable, "-P", *TRAINER, str(place.run), "--trainer", kind.name, *options]
         self._output = place.log(f"{name}-events")
         super().__init__("the trainer", command, self._output, place.log(name), place.temporary)
         self._seen_count = 0
