@@ -201,6 +201,9 @@ _MORE: Final[Mapping[str, str]] = {
     "key_file": "The file holds 32 random bytes or more.",
     "kms_key": "An id, or an alias such as `alias/training`, works too. An alias that is moved to another key opens "
     "nothing any more. [keys.md](keys.md#aws-kms) has the rights that it takes.",
+    "remember": "At most `24h`. A key file, a recovery key and a key of AWS KMS are not stretched, so nothing is "
+    "remembered of them. [keys.md](keys.md#remember-a-stretched-passphrase) says what this is good for, and what it "
+    "costs.",
     "kms_endpoint_url": "It must be an `https://` address, since the secret of the key slot is in the answers.",
     "every": f"At least {INTERVAL_MIN_S:g} second. A cron line names days of the month or days of the week, not both.",
     "settle_max": "It may not be less than `settle`.",

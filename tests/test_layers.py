@@ -23,7 +23,18 @@ MODULES = {
     for path in (AGENT / "mlsync").rglob("*.py")
 }
 COMMAND_MODULES = {f"mlsync.cli.{module_of(name)}" for name in COMMANDS}
-LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
+LEAVES = {
+    "errors",
+    "monitor",
+    "log_context",
+    "buffers",
+    "direct_io",
+    "beneath",
+    "courtesy",
+    "values",
+    "xattrs",
+    "kernel_keyring",
+}
 FLOWS = {"backup", "restore", "proving", "upkeep", "diff", "publish", "mirror", "cold"}
 BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
@@ -98,6 +109,7 @@ ARROWS = {
     "courtesy": set(),
     "values": set(),
     "xattrs": set(),
+    "kernel_keyring": set(),
     # What programs in Python call; and what hangs it into their frameworks.
     "python": {"service", "config"},
     "integrations": {"python"},

@@ -24,7 +24,15 @@ from mlsync.bucket.plan import plan as plan_for
 from mlsync.bucket.providers import AWS
 from mlsync.bucket.wanted import Second, Wanted
 from mlsync.cli.reports.cold_report import cold_json
-from mlsync.cli.reports.json import bucket_plan_json, bucket_show_json, check_json, key_json, notify_json, now_json
+from mlsync.cli.reports.json import (
+    bucket_plan_json,
+    bucket_show_json,
+    check_json,
+    forgotten_stretched_json,
+    key_json,
+    notify_json,
+    now_json,
+)
 from mlsync.codec.keys import Keys
 from mlsync.cold.find import ColdPack
 from mlsync.config.model import Config, MirrorSettings, MlflowSettings, NotifySettings
@@ -310,6 +318,8 @@ def test_keys_are_as_documented(saved):
     slots = [SlotAdded("00" * 16, 1.5)]
     compare("mlsync key add", key_json("11" * 16, None, None, slots), "change beside another one")
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
+    for count in (None, 2):
+        compare("mlsync key forget", forgotten_stretched_json(count), f"forget {count}")
     compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--yes", "--json")), "rotate")
     compare("mlsync key reseal", one_value(saved.good("key", "reseal", "--dry-run", "--json")), "reseal --dry-run")
     compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--reseal", "--yes", "--json")), "rotate again")

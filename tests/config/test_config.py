@@ -37,7 +37,7 @@ MISTAKES = {
         3,
         (
             "unknown key zzz in [key]: FILE:3 (known here: passphrase_file, key_file, kms_key, kms_region, "
-            "kms_endpoint_url, kms_profile, write_only_key_file)"
+            "kms_endpoint_url, kms_profile, write_only_key_file, remember)"
         ),
     ),
     "second watch": (

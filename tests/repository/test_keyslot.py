@@ -268,7 +268,7 @@ def tried(monkeypatch):
     """The slots that are tried, each of them in no time."""
     tried, real = [], keyslot.unwrap
 
-    def unwrap(slot, unlock):
+    def unwrap(slot, unlock, _remembered):
         tried.append(slot)
         return real(slot, unlock) if slot.memory_kib == FAST.memory_kib else None
 

@@ -22,6 +22,7 @@ from mlsync.errors import Error, MirrorForeign, ObjectDamaged, RepositoryMissing
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.keys.keyslot import Unlock
+from mlsync.repository.keys.remembered import Remembered
 from mlsync.repository.repository import Repository
 from mlsync.source.state import Head, Made, State, newest_made, seen_heads
 from mlsync.store.base import Store
@@ -137,7 +138,9 @@ class Session:
             unlock = find_unlock()
             if not writes_only:
                 refuse_write_only(unlock)
-            repository = Repository.open(store, unlock, found=found, likely_slot=likely_slot)
+            for_s = config.key.remember_s
+            remembered = None if for_s is None else Remembered(for_s)
+            repository = Repository.open(store, unlock, found=found, likely_slot=likely_slot, remembered=remembered)
         except BaseException:
             inner.close()
             raise

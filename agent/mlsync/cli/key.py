@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
+from mlsync.app.wording import count as counted
 from mlsync.app.write_only import make_key_file, refuse_taken
 from mlsync.cli import reseal
 from mlsync.cli.arguments.amounts import size_of
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command, Group
-from mlsync.cli.reports.json import key_json, key_slots_json, resealing_json, rotation_json
+from mlsync.cli.reports.json import forgotten_stretched_json, key_json, key_slots_json, resealing_json, rotation_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
 from mlsync.cli.write_only_key import say_write_only
@@ -26,6 +27,7 @@ from mlsync.config.model import Config, KeySettings
 from mlsync.errors import CompactionRefused, ConfigInvalid
 from mlsync.repository.keys import keyslot, recovery_key
 from mlsync.repository.keys.keyslot import KmsKey, RecoveryKey, Unlock
+from mlsync.repository.keys.remembered import forget
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.compaction import Compacted
 from mlsync.upkeep.key_slots import (
@@ -65,6 +67,11 @@ _EXAMPLES = """\b
 Examples:
   mlsync key list
   mlsync key add --recovery
+"""
+_FORGET_EXAMPLES = """\b
+Examples:
+  mlsync key forget
+  mlsync key forget --json
 """
 _ROTATE_EXAMPLES = """\b
 Examples:
@@ -191,6 +198,7 @@ def change_command(
         before = slots_now(session.repository)
         new = given or wanted.typed()
         changed = change_slot(session.repository, new, before)
+        _forget_stretched(session.repository)
     _report(common, new, changed.new_id, changed)
     _warn_of_others(changed)
 
@@ -206,10 +214,35 @@ def remove_command(common: Common, slot: str) -> None:
     """
     with common.session(common.configuration(), common.monitor()) as session:
         removed_id = remove_slot(session.repository, slot)
+        _forget_stretched(session.repository)
     if common.as_json:
         common.emit(key_json(None, None, removed_id))
     elif not common.quiet:
         output.say(f"removed  {removed_id[:_ID_CHARS]}")
+
+
+@key_command.command("forget", cls=Command, short_help="Forget stretched passphrases.", epilog=_FORGET_EXAMPLES)
+@common_options
+def forget_command(common: Common) -> None:
+    """Have this machine's kernel forget what it remembers of this user's passphrases, of all repositories.
+
+    It remembers something only where remember is set under [key], and then for that long. The next command stretches
+    its passphrase again. This asks for no passphrase and no store. mlsync key change, remove and rotate do it too.
+    """
+    count = _forget_stretched()
+    if common.as_json:
+        common.emit(forgotten_stretched_json(count))
+    elif not common.quiet:
+        known = "nothing was remembered" if count is None or not count else f"forgotten: {counted(count, 'passphrase')}"
+        output.say(known if count is not None else f"{known}: this kernel gives no keyring here")
+
+
+def _forget_stretched(repository: Repository | None = None) -> int | None:
+    """Return how many stretched passphrases the kernel forgot, of all repositories or one; ``None`` without keyring."""
+    try:
+        return forget("" if repository is None else repository.repository_id.hex())
+    except OSError:
+        return None
 
 
 @key_command.command("rotate", cls=Command, short_help="Give the repository a new master key.", epilog=_ROTATE_EXAMPLES)
@@ -238,6 +271,7 @@ def rotate_command(common: Common, *, yes: bool, reseals: bool) -> None:
         if not yes:
             _confirm_rotation(others, costs, as_json=common.as_json)
         rotated = rotate(repository, secrets[-1], monitor, host=socket.gethostname(), now_ns=time.time_ns())
+        _forget_stretched(repository)
         if not (common.as_json or common.quiet):
             _print_rotated(rotated)
         _warn_of_one_slot(rotated.repository)

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -39,6 +41,8 @@ _AS_SHOWN: Final = object()
 TEXT: Final = "a string that is not empty"
 _LEVEL: Final = re.compile(r"L[0-5]")
 _CHANNEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+# What is remembered longer should be in a key file, which needs no stretching.
+_REMEMBERED_S_MAX: Final = 86_400.0
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 # A drive's letter looks like a scheme too, and so does the host of scp's places.
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
@@ -181,6 +185,17 @@ def duration_or_never(value: Any, base: Path) -> float | None:
         return duration_above_zero(value, base)
     except ValueError as error:
         raise ValueError(f'{error}; or "never"') from None
+
+
+@kind(f'a length of time up to {_REMEMBERED_S_MAX / 3600:g}h, or "never"')
+def remembering(value: Any, base: Path) -> float | None:
+    """Return more than zero seconds and no more than a day, or ``None`` for never."""
+    seconds: float | None = math.inf
+    with suppress(ValueError):
+        seconds = duration_or_never(value, base)
+    if seconds is not None and seconds > _REMEMBERED_S_MAX:
+        raise ValueError(f'{DURATION}, above zero and up to {_REMEMBERED_S_MAX / 3600:g}h; or "never"')
+    return seconds
 
 
 def one_of(*choices: str) -> Kind[str]:

@@ -42,6 +42,7 @@ from mlsync.config.keys import (
     proof_device,
     proof_level,
     rates,
+    remembering,
     removal_limit,
     repository,
     run_name,
@@ -287,6 +288,14 @@ class KeySettings:
         example='"/etc/mlsync/write-only.key"',
         unset="a key or passphrase that also reads",
     )
+    remember_s: float | None = key(
+        remembering,
+        "For how long the kernel remembers what stretching a passphrase came to, for this user's next commands. "
+        "It opens nothing without the passphrase.",
+        default='"never"',
+        example='"10m"',
+        name="remember",
+    )
 
     @property
     def names_secret(self) -> bool:
@@ -304,6 +313,7 @@ class KeySettings:
             self.kms_endpoint_url or below.kms_endpoint_url,
             self.kms_profile or below.kms_profile,
             names.write_only_key_file,
+            self.remember_s or below.remember_s,
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from mlsync.app.flow_options import store_options
 from mlsync.config.model import Config
-from mlsync.doctor import inotify, media, mirrors, pressure, readable, room
+from mlsync.doctor import inotify, media, mirrors, pressure, readable, remembering, room
 from mlsync.doctor.disks import Host
 from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
 from mlsync.doctor.mounts import MOUNTS, mounts
@@ -61,6 +61,8 @@ def _checks_here(config: Config) -> Iterator[Check]:
             lambda directory=directory, run=run: readable.diagnose_readable(directory, run),  # type: ignore[misc]
         )
     yield Check("room", lambda: room.diagnose_room(config))
+    if config.key.remember_s is not None:
+        yield Check(remembering.SUBJECT, remembering.diagnose_remembering)
     if config.agent.on_change and config.watches:
         yield Check(inotify.SUBJECT, lambda: _diagnose_events(config))
     if config.watches:

@@ -47,6 +47,7 @@ from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.move import Moves
 from mlsync.repository.keys import epochs, keyslot
 from mlsync.repository.keys.keyslot import Stretching, Unlock
+from mlsync.repository.keys.remembered import Remembered
 from mlsync.repository.keys.unlocking import read_slot, slot_ids, unlocked
 from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
@@ -179,15 +180,17 @@ class Repository:
         *,
         found: header.RepositoryHeader | None = None,
         likely_slot: str | None = None,
+        remembered: Remembered | None = None,
     ) -> Repository:
         """Open a repository with a passphrase or key file, or raise what is missing or wrong.
 
-        *found* is the result of ``look``; *likely_slot* names the slot that opened before, which is tried first.
+        *found* is the result of ``look``; *likely_slot* names the slot that opened before, which is tried first. What
+        stretching the passphrase came to may be *remembered*.
         """
         found = found or cls.look(store)
         if isinstance(unlock, WriteOnlyKeys):
             return cls._open_write_only(store, unlock, found)
-        opened = unlocked(store, unlock, found, likely_slot)
+        opened = unlocked(store, unlock, found, likely_slot, remembered)
         keys = opened.keys
         if not found.is_of(keys):
             what = "the header was changed, or the key slot is of another repository"

@@ -1108,6 +1108,11 @@ def key_json(
     }
 
 
+def forgotten_stretched_json(count: int | None) -> dict[str, object]:
+    """Return the value of ``mlsync key forget``."""
+    return {"forgotten": count}
+
+
 def rotation_json(rotated: Rotated, resealed: dict[str, object] | None) -> dict[str, object]:
     """Return the value of ``mlsync key rotate``."""
     return {

@@ -24,6 +24,7 @@ from mlsync.errors import ConfigInvalid, KeySlotDamaged, WriteOnly, WrongPassphr
 from mlsync.repository.encoding.canonical import newer
 from mlsync.repository.encoding.tokens import FORMAT_VERSION
 from mlsync.repository.header import check_format
+from mlsync.repository.keys.remembered import Remembered
 
 SLOT_BYTES_MAX: Final = 4096
 SALT_BYTES: Final = 16
@@ -239,14 +240,35 @@ def parse(body: bytes, where: str) -> Slot:
     return slot
 
 
-def unwrap(slot: Slot, unlock: Unlock) -> bytes | None:
-    """Return the master key, or ``None`` if *unlock* does not open this slot."""
+def unwrap(slot: Slot, unlock: Unlock, remembered: Remembered | None = None) -> bytes | None:
+    """Return the master key, or ``None`` if *unlock* does not open this slot.
+
+    A passphrase is not stretched if *remembered* knows what that comes to.
+    """
     if slot.kind != kind_of(unlock):
         return None
-    sealed, salt = base64.b64decode(slot.sealed), base64.b64decode(slot.salt)
-    wrapping = _wrapping_key(slot, unlock, salt)
-    if wrapping is None:
-        return None
+    if remembered is not None and isinstance(unlock, Passphrase):
+        return _unwrap_remembered(slot, unlock, remembered)
+    wrapping = _wrapping_key(slot, unlock, base64.b64decode(slot.salt))
+    return None if wrapping is None else _opened(slot, wrapping)
+
+
+def _unwrap_remembered(slot: Slot, unlock: Passphrase, remembered: Remembered) -> bytes | None:
+    stored = _write(slot)
+    known = remembered.find(stored, slot.repository, unlock.secret)
+    master = None if known is None else _opened(slot, known)
+    if master is not None:
+        return master
+    wrapping = _own_wrapping_key(slot, unlock, base64.b64decode(slot.salt))
+    master = _opened(slot, wrapping)
+    if master is not None:
+        remembered.keep(stored, slot.repository, unlock.secret, wrapping)
+    return master
+
+
+def _opened(slot: Slot, wrapping: bytes) -> bytes | None:
+    """Return the master key if *wrapping* is what seals it."""
+    sealed = base64.b64decode(slot.sealed)
     try:
         master = Seal(wrapping).open(_ZERO_NONCE, sealed, slot.bound())
     except SealBroken:

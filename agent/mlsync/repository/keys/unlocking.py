@@ -33,6 +33,7 @@ from mlsync.errors import (
 from mlsync.repository import header, names
 from mlsync.repository.keys import epochs, keyslot
 from mlsync.repository.keys.keyslot import Slot, Stretching, Unlock
+from mlsync.repository.keys.remembered import Remembered
 from mlsync.repository.read_twice import read_twice
 from mlsync.store.base import Store
 
@@ -63,19 +64,25 @@ class Unlocked(msgspec.Struct, frozen=True):
     is_retired: bool
 
 
-def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> Unlocked:
+def unlocked(
+    store: Store,
+    unlock: Unlock,
+    found: header.RepositoryHeader,
+    likely: str | None,
+    remembered: Remembered | None = None,
+) -> Unlocked:
     """Return what a key slot gives that opens.
 
-    Raise an error if none opens. *likely* is the name of the slot that opened before: it is tried first, and mostly
-    alone. A rotation of the key that did not end leaves slots of two epochs for one secret: the newer one gives nothing
-    before the rotation was made, and the older one a retired key afterwards.
-    Whoever may have a key service wrap a secret, and not unwrap one, can make slots that open: one whose keys are not
-    the header's is taken only if there is no other.
+    Raise an error if none opens. A passphrase that is *remembered* need not be stretched. *likely* is the name of the
+    slot that opened before: it is tried first, and mostly alone. A rotation of the key that did not end leaves slots of
+    two epochs for one secret: the newer one gives nothing before the rotation was made, and the older one a retired key
+    afterwards. Whoever may have a key service wrap a secret, and not unwrap one, can make slots that open: one whose
+    keys are not the header's is taken only if there is no other.
     """
     retired: Unlocked | None = None
     unfit: Unlocked | None = None
     fault: Error | None = None
-    for slot in _opened(store, unlock, found, likely):
+    for slot in _opened(_Search(store, unlock, found, remembered), likely):
         try:
             keys = epochs.keys_of(store, found.repository_id, slot.epoch, slot.master)
         except (ManifestDamaged, FormatUnsupported, ObjectMissing) as error:
@@ -95,12 +102,11 @@ def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likel
     return opened
 
 
-def _opened(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> Iterator[_OpenedSlot]:
+def _opened(search: _Search, likely: str | None) -> Iterator[_OpenedSlot]:
     """Yield each slot that opens, as far as the caller asks; raise an error if there is none."""
-    first = _open_likely(store, unlock, found, likely)
+    first = _open_likely(search, likely)
     if first is not None:
         yield first
-    search = _Search(store, unlock, found)
     yield from (slot for slot in search.run() if first is None or slot.key != first.key)
     if first is None and not search.opened_count:
         raise search.refusal()
@@ -120,13 +126,13 @@ def slot_ids(store: Store) -> list[str]:
     return [repository_id for repository_id, _ in counts.most_common() if _IS_ID.fullmatch(repository_id)]
 
 
-def _open_likely(store: Store, unlock: Unlock, found: header.RepositoryHeader, key: str | None) -> _OpenedSlot | None:
+def _open_likely(search: _Search, key: str | None) -> _OpenedSlot | None:
     if key is None or not names.is_key_slot(key):
         return None
     # What KMS refuses for this slot may be another object's that took its place, so the others are tried as ever.
     with suppress(KeySlotDamaged, KeyServiceRefused, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
-        slot = read_slot(store, key)
-        master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
+        slot = read_slot(search.store, key)
+        master = keyslot.unwrap(slot, search.unlock, search.remembered) if slot.repository == search.found.id else None
         return None if master is None else _OpenedSlot(key, slot.epoch, master)
     return None
 
@@ -138,6 +144,7 @@ class _Search:
     store: Store
     unlock: Unlock
     found: header.RepositoryHeader
+    remembered: Remembered | None = None
     fault: Error | None = None
     # What the key service said; it counts before faults of slots, which somebody may have planted.
     refused: KeyServiceRefused | None = None
@@ -185,7 +192,7 @@ class _Search:
 
     def _open(self, slot: Slot) -> bytes | None:
         try:
-            return keyslot.unwrap(slot, self.unlock)
+            return keyslot.unwrap(slot, self.unlock, self.remembered)
         except KeySlotDamaged as error:
             self.fault = error
             return None
