@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
+class _Work(msgspec.Struct, frozen=True, eq=False):
     run: str
     version: int | None
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.distributed import checkpoint as distributed
 
 from doubles.memory_store import MemoryStore

@@ -131,7 +131,7 @@ def test_what_must_be_thawed_is_named_where_it_lies(world):
 
     class Cold(CountingStore):
         def list(self, prefix, *, after=""):
-            from dataclasses import replace
+            from msgspec.structs import replace
 
             return (replace(info, is_archived=True) for info in super().list(prefix, after=after))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from format_parts import FAST, MASTER, PASSPHRASE, REPOSITORY_ID, flip, keys_under, new_repository, replace_object
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from doubles.key_service import KEY, OTHER_KEY, MemoryKeyService
 from doubles.memory_store import MemoryStore

@@ -24,7 +24,8 @@ from mlsync.service.telling.channels import letter_for
 from mlsync.service.telling.news import News
 from mlsync.service.telling.telling import Telling, TellOptions
 from mlsync.service.worker import RunState
-from mlsync.tell.event import KINDS, NoticeEvent
+from mlsync.tell.choices import KINDS
+from mlsync.tell.event import NoticeEvent
 from mlsync.tell.letter import Receipt
 from mlsync.upkeep.version_seen import VersionSeen
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from mlsync.errors import StoreUnavailable
 from mlsync.store.location import StoreOptions, open_store

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from bot_server import bot_server
+from mlsync.tell.choices import CHANNELS
 from mlsync.tell.event import NoticeEvent
-from mlsync.tell.letter import CHANNELS, Letter, send
+from mlsync.tell.letter import Letter, send
 from mlsync.tell.send import deliver
 from mlsync.tell.services import request_of
 

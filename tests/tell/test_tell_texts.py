@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from mlsync.tell.event import KINDS, NoticeEvent, clean
-from mlsync.tell.texts import LANGUAGES, cut, markdown, message, plain
+from mlsync.tell.choices import KINDS, LANGUAGES
+from mlsync.tell.event import NoticeEvent, clean
+from mlsync.tell.texts import cut, markdown, message, plain
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from mlsync.app.flow_options import backup_options, clear_leftovers, prover_of, source_of
-from mlsync.app.pass_result import PassResult
 from mlsync.app.session import Session
 from mlsync.app.wording import count, listed, size
 from mlsync.backup.backup import backup
@@ -22,6 +22,9 @@ from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.source.held import HeldSave
 from mlsync.source.paths import display
+
+if TYPE_CHECKING:
+    from mlsync.app.pass_result import PassResult
 
 _MANY_FILES: Final = 10_000
 _MANY_BYTES: Final = 1 << 30
@@ -54,7 +57,7 @@ def back_up(
     if session.repository.is_retired:
         session.repository.refuse_retired()
     clear_leftovers(session.state_directory)
-    options = dataclasses.replace(
+    options = msgspec.structs.replace(
         backup_options(session.config, session.state_directory, watch.run),
         stop=stop.is_set,
         hurry=hurry,
@@ -65,7 +68,7 @@ def back_up(
     prover = partial(prover_of, session.config, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
     with working_on(watch.run):
-        source = dataclasses.replace(source_of(watch), held=held)
+        source = msgspec.structs.replace(source_of(watch), held=held)
         return backup(session.repository, session.state, source, prover, options, monitor)
 
 
@@ -77,6 +80,8 @@ def _announce(monitor: Monitor, run: str, file_count: int, size_bytes: int) -> N
 
 def outcome(result: BackupResult) -> PassResult:
     """Return a backup's result as the agent uses it."""
+    from mlsync.app.pass_result import PassResult  # late: commands have no use for it
+
     troubles = tuple(map(trouble_text, result.troubles))
     version = result.version or None
     return PassResult(

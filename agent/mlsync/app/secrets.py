@@ -15,7 +15,6 @@ from mlsync.app.wording import count
 from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak, WrongPassphrase
-from mlsync.kms.key import AwsKey
 from mlsync.repository.keys import recovery_key
 from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Unlock
 from mlsync.repository.keys.write_only_file import decode, is_write_only_file
@@ -123,6 +122,8 @@ def _from_environment(passphrase: str | None, environ: Mapping[str, str], reache
 
 
 def _kms_key(name: str, reached: KeySettings) -> KmsKey:
+    from mlsync.kms.key import AwsKey  # late: most machines have a secret of their own
+
     return KmsKey(AwsKey(name, reached.kms_region, reached.kms_endpoint_url, reached.kms_profile))
 
 

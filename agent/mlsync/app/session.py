@@ -30,7 +30,6 @@ from mlsync.store.counting import CountingStore
 from mlsync.store.location import open_store
 from mlsync.store.options import OVERWRITES
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
-from mlsync.store.slow import SlowRequestLog
 
 _LOG: Final = logging.getLogger(__name__)
 # A user should not wait a minute to learn of a wrong address; running work is worth more patience.
@@ -300,6 +299,8 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
         monitor.notice("info", f"{STORE_WAITS}{call} failed, trying again in {wait_s:.1f} s: {error}")
 
     if _LOG.isEnabledFor(logging.DEBUG):
+        from mlsync.store.slow import SlowRequestLog  # late: only a log of each step has it
+
         store = SlowRequestLog(store)
     tries_min = TRIES_MIN if budget_s >= BUDGET_S else 1
     return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=report)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mlsync.backup.parents.closed_parent import find_closed_parent
 from mlsync.backup.parents.parent import find_parent
 from mlsync.backup.request import BackupOptions, BackupResult, Job, Source
 from mlsync.backup.shrunk import forget_loss
@@ -89,7 +88,9 @@ def _attempt(job: Job) -> BackupResult:
             unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
         _LOG.debug("looking for the last version")
         task.say("looking for the last version")
-        find = find_closed_parent if job.repository.is_write_only else find_parent
+        find = find_parent
+        if job.repository.is_write_only:
+            from mlsync.backup.parents.closed_parent import find_closed_parent as find
         parent = find(job.repository, job.state, job.source.run)
     if unchanged is not None and parent.is_remembered:
         return _result(job.source, parent.number, unchanged, started_s)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -562,7 +561,7 @@ def _with_room(job: Job, parent: Parent) -> tuple[Parent, Room]:
         return parent, None
     run = job.source.run
     decision, reserved = decided_now(job.repository, run, parent.seen_decision, job.monitor)
-    parent = replace(parent, reserved=reserved)
+    parent = msgspec.structs.replace(parent, reserved=reserved)
     seen = seen_now(job.repository, run, parent.next_number(run), parent.seen_proofs, job.monitor)
     return parent, room_of({LATER_PROOFS: later_proofs_value(seen), DECISION: seen_value(decision)})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from mlsync.proving.load import LoadingOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A watched directory and the run that it belongs to.
 
     With *keep_temporary*, files whose names say that a writer is not done are backed up like any other. *not_models*
@@ -46,8 +44,7 @@ class Source:
     held: tuple[HeldSave, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BackupOptions:
+class BackupOptions(msgspec.Struct, frozen=True):
     """How a backup is done; it calls *stop* at safe points, and *announce* with the files and bytes that it will read.
 
     *read_back* says what is read back from the store before a version is committed: what is ``new`` in it, ``all`` of
@@ -136,8 +133,7 @@ class Job(msgspec.Struct, frozen=True):
         self.state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in ordered)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredDifferences:
+class StoredDifferences(msgspec.Struct, frozen=True):
     """What was stored as differences: so many plain bytes in so many stored ones, less than the bases' by *saved*."""
 
     size_bytes: int = 0
@@ -145,8 +141,7 @@ class StoredDifferences:
     saved_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class BackupResult:
+class BackupResult(msgspec.Struct, frozen=True):
     """What a backup did: *version* is 0 if nothing had changed since *previous*.
 
     *why* is what a version is for that stored nothing new, each thing in a few words; empty otherwise. *notes* are what
@@ -178,8 +173,8 @@ class BackupResult:
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
-    left_out: LeftOut = field(default_factory=LeftOut)
-    unkept: LeftOut = field(default_factory=LeftOut)
+    left_out: LeftOut = msgspec.field(default_factory=LeftOut)
+    unkept: LeftOut = msgspec.field(default_factory=LeftOut)
     not_understood: tuple[bytes, ...] = ()
     newest_checkpoint_ns: int = 0
     differences: StoredDifferences = StoredDifferences()

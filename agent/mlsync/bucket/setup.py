@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mlsync.bucket import replication
 from mlsync.bucket.apply import BucketApplied, Doer, carry_out
 from mlsync.bucket.facts import BucketFacts, RoleFacts, look, look_at_role
@@ -66,10 +68,10 @@ class BucketSetup:
         self._close()
 
     def _look_at_second(self, bucket: str, region: str | None, seen: Seen) -> Seen:
-        options = replace(self._options, region=region or self._options.region)
+        options = msgspec.structs.replace(self._options, region=region or self._options.region)
         if seen.provider.is_aws:
             # An address of one region of AWS is none of another.
-            options = replace(options, endpoint_url=None)
+            options = msgspec.structs.replace(options, endpoint_url=None)
         second, _ = self._look(bucket, options, self._wanted.prefix, is_region_given=region is not None)
         if not second.facts.exists and region is None and seen.provider.has_iam:
             what = "there is no such bucket yet, and nobody said in which region to make it"

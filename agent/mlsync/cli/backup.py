@@ -18,7 +18,6 @@ from mlsync.cli.arguments.limits import limit_upload_option, limited
 from mlsync.cli.arguments.options import Common, common_options, pick_watches
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.stopping import stopping
-from mlsync.cli.reports.json import backups_json, previews_json
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config, WatchSettings
 from mlsync.courtesy.timetable import Timetable
@@ -131,6 +130,8 @@ def _look_ahead(common: Common, config: Config, watches: Sequence[WatchSettings]
             monitor.notice("error", f"{watch.run}: {error}")
             failed.append((watch.run, error))
     if common.as_json:
+        from mlsync.cli.reports.json import previews_json  # late, as below: most ask for text
+
         common.emit(previews_json(previews, failed))
     else:
         show(previews, verbose=bool(common.verbose))
@@ -154,6 +155,8 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
 
 def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, Error]]) -> None:
     if common.as_json:
+        from mlsync.cli.reports.json import backups_json
+
         common.emit(backups_json(results, failed))
     elif not common.quiet:
         for result in results:

@@ -13,9 +13,10 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from mlsync.config.address import ALLOWED as ADDRESS_ALLOWED
 from mlsync.config.address import Address, parse_address
@@ -25,8 +26,6 @@ from mlsync.config.units import DURATION, parse_duration, parse_size
 from mlsync.courtesy.timetable import Timetable, parse_timetable
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.kms.names import is_name
-from mlsync.registry.address import checked_url
-from mlsync.registry.names import refuse_alias, refuse_model
 from mlsync.retention.direction import named_number
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.limit import ALLOWED as LIMIT_ALLOWED
@@ -48,8 +47,7 @@ _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[V]):
+class Kind(msgspec.Struct, Generic[V], frozen=True):
     """What values a key takes, in *words*; *parse* returns one, or raises ``ValueError`` with what is allowed."""
 
     words: str
@@ -65,8 +63,7 @@ def kind(words: str) -> Callable[[Callable[[Any, Path], V]], Kind[V]]:
     return lambda parse: Kind(words, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A key: what it is for (*why*, with code in backquotes), its *default* as TOML writes it, and an *example*.
 
     A key whose default is not one value has ``None`` there, and *unset* says what holds while it is not set; for a key
@@ -112,7 +109,7 @@ def keys_of(dataclass_type: type) -> Mapping[str, Key]:
     declared = [
         (field.name, field.metadata["key"]) for field in dataclasses.fields(dataclass_type) if "key" in field.metadata
     ]
-    named = [dataclasses.replace(one, name=one.name or field, field=field) for field, one in declared]
+    named = [msgspec.structs.replace(one, name=one.name or field, field=field) for field, one in declared]
     return {one.name: one for one in named}
 
 
@@ -355,6 +352,8 @@ def secret_variable(value: Any, base: Path) -> str:
 def tracking_uri(value: Any, base: Path) -> str:
     """Return the URL of an MLflow server, which holds no secret."""
     try:
+        from mlsync.registry.address import checked_url  # late, as below: few configurations name a registry
+
         url, user, password = checked_url(text(value, base))
     except ConfigInvalid as error:
         raise ValueError(f"the address of an MLflow server ({error.what})") from None
@@ -368,6 +367,8 @@ def model_name(value: Any, base: Path) -> str:
     """Return a name that MLflow takes for a model."""
     name = text(value, base)
     try:
+        from mlsync.registry.names import refuse_model
+
         refuse_model(name)
     except ConfigInvalid as error:
         raise ValueError(f"a name that MLflow takes, without / and : ({error.what})") from None
@@ -380,6 +381,8 @@ def aliases(value: Any, base: Path) -> tuple[str, ...]:
     found = texts([value] if isinstance(value, str) else value, base)
     for one in found:
         try:
+            from mlsync.registry.names import refuse_alias
+
             refuse_alias(one)
         except ConfigInvalid as error:
             raise ValueError(f'an alias like "champion" ({error.what})') from None

@@ -64,9 +64,7 @@ from mlsync.preemption.names import NAMES
 from mlsync.retention.limit import RemovalLimit
 from mlsync.retention.rules import Rule
 from mlsync.source.temporary_names import TEMPORARY_NAMES
-from mlsync.tell.event import KINDS, USUAL
-from mlsync.tell.letter import CHANNELS
-from mlsync.tell.texts import LANGUAGES
+from mlsync.tell.choices import CHANNELS, KINDS, LANGUAGES, USUAL
 
 # The checks on numbers that mlsync.proof.numbers makes.
 _NUMBER_FAULTS = some_of("nan", "inf", "zero", "constant", "saturated")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
+
+import msgspec
 
 from mlsync.config.keys import Key
 from mlsync.config.model import TABLES, TOP
@@ -44,7 +45,7 @@ def template(
     """
     top = dict(TOP)
     with_default = _toml(default_state_directory(environ))
-    top["state_directory"] = dataclasses.replace(TOP["state_directory"], default=with_default)
+    top["state_directory"] = msgspec.structs.replace(TOP["state_directory"], default=with_default)
     parts = [_HEAD, *_lines(top, {"repository": repository, "state_directory": state_directory})]
     for directory, run in watches:
         parts += ["", "[[watch]]", *_lines(TABLES["watch"], {"directory": directory, "run": run})]

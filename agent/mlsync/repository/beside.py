@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -45,8 +44,7 @@ class OfVersion(Protocol):
 _T = TypeVar("_T", bound=OfVersion)
 
 
-@dataclass(frozen=True, slots=True)
-class BesideKind(Generic[_T]):
+class BesideKind(msgspec.Struct, Generic[_T], frozen=True):
     """A kind of object beside manifests: its *sealed* kind, its *content*, its names, and the bounds of the content.
 
     *parse* returns run id and number of a name, *of_run* and *of_version* are prefixes of names, and *check* raises

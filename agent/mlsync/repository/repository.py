@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -52,13 +53,15 @@ from mlsync.repository.keys.unlocking import read_slot, slot_ids, unlocked
 from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
-from mlsync.repository.pack.builder import finish_interrupted
-from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_anywhere, read_twice
-from mlsync.repository.reader import ChunkReader, ReadBase
-from mlsync.repository.writer import BATCH_BYTES, ChunkLookup, ChunksLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
+
+# Imported late: commands that find nothing new neither read nor write packs, and start in less time.
+if TYPE_CHECKING:
+    from mlsync.repository.pack.journal import InterruptedPack, PackJournal
+    from mlsync.repository.reader import ChunkReader, ReadBase
+    from mlsync.repository.writer import ChunkLookup, ChunksLookup, PackWriter
 
 # How many objects are tried with a key that a lost header would have confirmed.
 _TRIED_MAX = 8
@@ -463,6 +466,8 @@ class Repository:
 
     def reader(self, read_base: ReadBase | None = None) -> ChunkReader:
         """Return a reader of chunks; close it after use. *read_base* may have bases of differences at hand."""
+        from mlsync.repository.reader import ChunkReader
+
         return ChunkReader(self.store, self.keys, read_base=read_base)
 
     def is_chunk(self, plain: Buffer, name: bytes) -> bool:
@@ -555,25 +560,29 @@ class Repository:
         lanes: int | None = None,
         journal: PackJournal | None = None,
         lookup_all: ChunksLookup | None = None,
-        batch_bytes: int = BATCH_BYTES,
+        batch_bytes: int | None = None,
     ) -> PackWriter:
         """Return a writer of chunks; *lookup* finds a chunk that is stored already, *lookup_all* many at once.
 
         Some batches of *batch_bytes* wait in memory for its threads.
         With a *journal*, another process can finish packs that the writer left unfinished: see ``finish_pack``.
         """
+        from mlsync.repository.writer import BATCH_BYTES, PackWriter
+
         return PackWriter(
             self.store,
             self.keys,
             lookup,
             lanes=lanes,
-            batch_bytes=batch_bytes,
+            batch_bytes=BATCH_BYTES if batch_bytes is None else batch_bytes,
             journal=journal,
             lookup_all=lookup_all,
         )
 
     def journal(self, directory: Path, run: str) -> PackJournal:
         """Return the journal of a run's packs below *directory*; one process at a time may use it."""
+        from mlsync.repository.pack.journal import PackJournal
+
         return PackJournal(self.directory_of(run, directory))
 
     def directory_of(self, run: str, directory: Path) -> Path:
@@ -584,6 +593,8 @@ class Repository:
         self, pack: InterruptedPack, report: Callable[[StoreError], None] = lambda _error: None
     ) -> list[ChunkRef]:
         """Finish a pack whose writer died and return its chunks; if that fails, return none and *report* why."""
+        from mlsync.repository.pack.builder import finish_interrupted
+
         return finish_interrupted(self.store, self.keys, pack, report)
 
     # ------------------------------------------------------------ inside

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from mlsync.errors import PolicyRefused
-from mlsync.retention.facts import History, VersionFacts
+
+if TYPE_CHECKING:
+    from mlsync.retention.facts import History, VersionFacts
 from mlsync.retention.nearest_word import did_you_mean
 from mlsync.values import COUNT_MAX
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
+
+import msgspec
 
 from mlsync.source.exclude import Excludes
 from mlsync.source.root import Root
@@ -21,8 +22,7 @@ from mlsync.source.temporary_names import is_own, is_temporary
 _QUIET_NS: Final = 2 * 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class HeldFile:
+class HeldFile(msgspec.Struct, frozen=True):
     """A file that is held open by *descriptor*, and its *stat* when it was opened."""
 
     path: bytes
@@ -30,8 +30,7 @@ class HeldFile:
     stat: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class HeldSave:
+class HeldSave(msgspec.Struct, frozen=True):
     """One save: all of its files. It *has_ended* if its writer said so, by a name; *above* are its directories."""
 
     files: tuple[HeldFile, ...]

@@ -22,8 +22,9 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from mlsync.buffers import Buffer
 from mlsync.store.prices import PriceList, Tier
@@ -38,8 +39,7 @@ MARKER = "repository"
 _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(msgspec.Struct, frozen=True):
     """An object as ``list`` or ``stat`` reports it; *modified_s* is seconds since 1970 by the store's clock.
 
     *is_archived* says that the object is in cold storage and cannot be read now, *is_thawing* that somebody has asked

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 # The warning about a store without conditional create.
 OVERWRITES = (
@@ -12,8 +13,7 @@ OVERWRITES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectLock:
+class ObjectLock(msgspec.Struct, frozen=True):
     """How long after its creation nobody may delete or overwrite an object's bytes; *mode* says who can undo that.
 
     ``governance`` may be lifted by credentials with a right for that, ``compliance`` by nobody at all.
@@ -23,8 +23,7 @@ class ObjectLock:
     period_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
+class StoreOptions(msgspec.Struct, frozen=True):
     """Settings for S3; a directory needs none.
 
     Keys come from the places where AWS's own tools look (environment, profile files, instance role); they are never an

@@ -8,29 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-#: All kinds of events, and how grave each is.
-KINDS: Final[Mapping[str, str]] = {
-    "version": "info",
-    "first_proved": "info",
-    "best": "info",
-    "registered": "info",
-    "broken": "error",
-    "torn": "warning",
-    "pending": "warning",
-    "store_away": "error",
-    "failing": "error",
-    "behind": "warning",
-    "silence": "warning",
-    "preemption": "warning",
-    "disk_full": "error",
-    "ephemeral_disk": "warning",
-    "pruned": "info",
-    "damage": "error",
-    "digest": "info",
-    "test": "info",
-}
-#: What is told where the configuration does not choose: all but what comes with each version, and once a day.
-USUAL: Final = tuple(kind for kind in KINDS if kind not in ("version", "digest", "test"))
+from mlsync.tell.choices import KINDS
+
 _TEXT_CHARS_MAX: Final = 300
 _FACTS_MAX: Final = 12
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")

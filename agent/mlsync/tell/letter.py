@@ -9,8 +9,6 @@ from typing import Any, Final, Self
 
 from mlsync.tell.event import NoticeEvent
 
-#: The services that are known; ``apprise`` stands for those that its library knows.
-CHANNELS: Final = ("wecom", "dingtalk", "feishu", "slack", "webhook", "apprise")
 #: A service that raises the alarm when nobody asks for its URL: a letter to it has no events.
 HEARTBEAT: Final = "heartbeat"
 _COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.tell.send")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from mlsync.tell.choices import LANGUAGES
 from mlsync.tell.event import NoticeEvent
 
-LANGUAGES: Final = ("en", "zh")
 _ENGLISH, _CHINESE = LANGUAGES
 
 # What happened, and that it is over where it can be.

@@ -6,7 +6,6 @@ from mlsync.errors import HistoryRolledBack
 from mlsync.repository.readable import newest_readable, stored_or_none
 from mlsync.repository.repository import Repository
 from mlsync.source.state import Head
-from mlsync.versions.decided import decided_of
 
 _ADVICE = "find out who changed the store; --accept-rollback goes on with what it shows"
 
@@ -39,6 +38,8 @@ def is_removed(repository: Repository, run: str, number: int) -> bool:
     newest = newest_readable(repository, run)
     if newest is None or newest.root.number < number:
         return False
+    from mlsync.versions.decided import decided_of  # late: a backup that finds nothing new asks for no decision
+
     return decided_of(repository, run, newest).gone_as(number) is not None
 
 

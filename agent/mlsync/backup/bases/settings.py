@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Differences:
+
+class Differences(msgspec.Struct, frozen=True):
     """How tensors may be stored as differences: *caches* is the directory of base caches, *cache_bytes* a cache's size.
 
     A node that cannot read what it wrote keeps nothing of it on its disk either, unless the user *insists*.

@@ -8,8 +8,9 @@ after a version that it made itself. See docs/runs.md, "A node that cannot read"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from mlsync.backup.files_cache import CachedPath
 from mlsync.backup.parents.parent import Parent
@@ -61,12 +62,12 @@ def load_closed_parent(
     made = [] if known is None else [one.created_ns for one in known.made if one.number == parent.number]
     if known is None or not made:
         # This node made it, of another directory.
-        return replace(parent, is_closed=True)
+        return msgspec.structs.replace(parent, is_closed=True)
     import socket  # late: most nodes read their last version
 
     rows = [one for one in files.values() if one.entry is not None and not one.row.is_held]
     troubles = [one.row.trouble for one in files.values() if one.row.trouble is not None]
-    return replace(
+    return msgspec.structs.replace(
         parent,
         created_ns=made[0],
         origin=Origin(known.id, machine_mark()),

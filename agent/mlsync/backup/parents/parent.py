@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from mlsync.backup.files_cache import CachedPath
 from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
-from mlsync.repository.history import fences
 from mlsync.repository.history.seen_decision import SeenDecision, seen_decision
 from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble, refs_of
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 from mlsync.source.state import Head, State
-from mlsync.versions.proof_status import with_proofs
 from mlsync.versions.rollback import is_removed, rolled_back
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(msgspec.Struct, frozen=True):
     """A run's last version: *number* 0 and no entries before the first one.
 
     *is_remembered* says that the local state is of this very version, so the files cache may stand for its entries.
@@ -43,9 +42,9 @@ class Parent:
     directory: bytes = b""
     before: int = 0
     body_packs: frozenset[bytes] = frozenset()
-    entries: Mapping[bytes, Entry] = field(default_factory=dict)
-    troubles: Mapping[bytes, Trouble] = field(default_factory=dict)
-    seen_proofs: Mapping[int, SeenProofs] = field(default_factory=dict)
+    entries: Mapping[bytes, Entry] = msgspec.field(default_factory=dict)
+    troubles: Mapping[bytes, Trouble] = msgspec.field(default_factory=dict)
+    seen_proofs: Mapping[int, SeenProofs] = msgspec.field(default_factory=dict)
     seen_decision: SeenDecision | None = None
     reserved: int = 0
     is_closed: bool = False
@@ -103,6 +102,8 @@ def find_parent(repository: Repository, state: State, run: str) -> Parent:
         # From the version before the head, so that the listing shows the head too.
         listed = list(repository.listed(run, after=head.number - 1))
         if not listed or listed[0].number != head.number or listed[0].is_fence:
+            from mlsync.repository.history import fences  # late: the head is there nearly always
+
             is_fenced = bool(listed) and fences.counts(repository, repository.version_key(run, head.number))
             if not is_fenced and not is_removed(repository, run, head.number):
                 raise rolled_back(run, head, repository.store.url)
@@ -155,6 +156,8 @@ def load_parent(parent: Parent, repository: Repository, run: str, files: Mapping
         troubles = list(root.troubles)
     if any(entry.proof and entry.proof.level < root.required_level for entry in entries.values()):
         # Another machine, with a GPU, may have proved since what the next version takes over.
+        from mlsync.versions.proof_status import with_proofs  # late, as above
+
         later = with_proofs(entries.values(), repository.later_proofs(stored).proofs)
         entries = {entry.path: entry for entry in later}
     return replace(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from mlsync.errors import Damage, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError, WriteOnly
 from mlsync.monitor import Monitor
@@ -22,8 +23,7 @@ _TRIAL_BYTES: Final = 64
 _ADVICE: Final = "look at the store, and at what stands between (a proxy, a gateway): no version was made"
 
 
-@dataclass(slots=True)
-class Avoided:
+class Avoided(msgspec.Struct):
     """The bad packs that one backup knows of.
 
     *lost* packs are gone or damaged. *cold* packs cannot be read now: changed files do not reuse them, and unchanged
@@ -33,12 +33,12 @@ class Avoided:
     """
 
     lost: set[bytes]
-    cold: set[bytes] = field(default_factory=set)
-    needed: set[bytes] = field(default_factory=set)
+    cold: set[bytes] = msgspec.field(default_factory=set)
+    needed: set[bytes] = msgspec.field(default_factory=set)
     reuses_cold: bool = False
-    reused: set[bytes] = field(default_factory=set)
-    _written: set[bytes] = field(default_factory=set)
-    _written_again: set[bytes] = field(default_factory=set)
+    reused: set[bytes] = msgspec.field(default_factory=set)
+    _written: set[bytes] = msgspec.field(default_factory=set)
+    _written_again: set[bytes] = msgspec.field(default_factory=set)
     _writes_again: bool = False
     _is_tried: bool = False
 

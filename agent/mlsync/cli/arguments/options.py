@@ -31,9 +31,9 @@ from mlsync.monitor import Monitor
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.repository.readable import report_skipped
 from mlsync.service.log import LogMonitor, log_to
-from mlsync.versions.select import LATEST, refuse_nonsense
 
-VERSION_WORDS = ("latest", "resumable", "best")
+LATEST = "latest"
+VERSION_WORDS = (LATEST, "resumable", "best")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -244,6 +244,8 @@ def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
 def checked_version(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
     """Refuse a word that means a version of no repository, before anybody has to type a passphrase."""
     if value is not None:
+        from mlsync.versions.select import refuse_nonsense  # late: most commands choose no version
+
         refuse_nonsense(value)
     return value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import msgspec
 import xxhash
@@ -23,7 +23,9 @@ from mlsync.repository.encoding.tokens import KEY_DERIVED
 from mlsync.repository.encoding.validation import check_entry, check_tree, table_of_packs
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, PackPlace, Segment, SegmentRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound
-from mlsync.repository.writer import PlacedChunk
+
+if TYPE_CHECKING:
+    from mlsync.repository.writer import PlacedChunk
 
 # A body up to this length is part of the manifest: most runs need no other object for it.
 INLINE_BYTES_MAX: Final = 64 << 10
@@ -33,7 +35,7 @@ SEGMENT_BYTES_MAX: Final = 256 << 20
 # All segments of a version: some ten million files. It bounds what a reader of a planted manifest would fetch.
 BODY_BYTES_MAX: Final = 4 << 30
 
-Put = Callable[[bytes], PlacedChunk]
+Put: TypeAlias = "Callable[[bytes], PlacedChunk]"
 # The fields of a PackedRef.
 _PackedFields: TypeAlias = tuple[bytes, int, int, int, int, int, int, PackedRef | None]
 

@@ -137,8 +137,7 @@ def _open_likely(search: _Search, key: str | None) -> _OpenedSlot | None:
     return None
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(msgspec.Struct):
     """Tries slot after slot. A damaged slot must not lock out those who hold another."""
 
     store: Store
@@ -150,7 +149,7 @@ class _Search:
     refused: KeyServiceRefused | None = None
     left_out_count: int = 0
     opened_count: int = 0
-    slots: list[tuple[int, str, Slot]] = field(default_factory=list)
+    slots: list[tuple[int, str, Slot]] = msgspec.field(default_factory=list)
 
     def run(self) -> Iterator[_OpenedSlot]:
         keys, self.left_out_count = _oldest(self.store)

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final
 
+import msgspec
+
 from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
@@ -429,7 +431,9 @@ def _owned(held: tuple[HeldSave, ...], descriptors: list[int]) -> tuple[HeldSave
     """Return the saves with the descriptors of this process."""
     own = iter(descriptors)
     return tuple(
-        dataclasses.replace(save, files=tuple(dataclasses.replace(file, descriptor=next(own)) for file in save.files))
+        msgspec.structs.replace(
+            save, files=tuple(msgspec.structs.replace(file, descriptor=next(own)) for file in save.files)
+        )
         for save in held
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import boto3
+import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -111,7 +111,11 @@ class Client:
     @property
     def options(self) -> StoreOptions:
         """The options by which another client reaches the server as this one does by now."""
-        return replace(self._options, addressing="virtual") if self._is_virtual_by_refusal() else self._options
+        return (
+            msgspec.structs.replace(self._options, addressing="virtual")
+            if self._is_virtual_by_refusal()
+            else self._options
+        )
 
     def _is_virtual_by_refusal(self) -> bool:
         return self._options.addressing == "auto" and self._uses_virtual_form
@@ -134,7 +138,7 @@ class Client:
             if not self._uses_virtual_form:
                 self._uses_virtual_form = True
                 # Requests under way keep the old client; its connections close with it.
-                client = make_client(replace(self._options, addressing="virtual"), self._location)
+                client = make_client(msgspec.structs.replace(self._options, addressing="virtual"), self._location)
                 self.botocore, self.clock = client, ServerClock(client)
 
 

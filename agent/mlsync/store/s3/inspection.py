@@ -9,11 +9,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from botocore import UNSIGNED
 from botocore.exceptions import ClientError
 
@@ -151,7 +152,7 @@ class BucketInspection:
 
     def other(self, bucket: str) -> BucketInspection:
         """Return who asks another bucket of the same server."""
-        options = replace(self._client.options, region=None, endpoint_url=self._endpoint_url)
+        options = msgspec.structs.replace(self._client.options, region=None, endpoint_url=self._endpoint_url)
         found = BucketInspection(f"s3://{bucket}/{self.prefix}".rstrip("/"), options)
         found.region()
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from mlsync.errors import ConfigInvalid
 from mlsync.store.base import Upload
@@ -47,7 +47,7 @@ class PlainS3Store(S3Store):
 
 def _for_others(options: StoreOptions) -> StoreOptions:
     """Return the settings without what is meant for the repository's bucket and its objects alone."""
-    return replace(
+    return msgspec.structs.replace(
         options,
         expected_bucket_owner=None,
         storage_class=None,

@@ -13,10 +13,10 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from enum import Enum
 from typing import Any, Final
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from mlsync import errors
@@ -214,7 +214,7 @@ class BucketSettings:
 
     def _move_to(self, region: str) -> None:
         """Send further requests to the bucket's own region."""
-        options = replace(self.client.options, region=region)
+        options = msgspec.structs.replace(self.client.options, region=region)
         self.client.close()
         self.client = Client(options, self._location)
 
