@@ -156,7 +156,7 @@ def evaluate(
                 tick()
                 task.advance(0)
 
-            copies = PrivateCopies(options.directory, reader, repository.is_chunk)
+            copies = PrivateCopies(options.directory, reader, repository.chunk_name)
             measures, seconds, as_root = _measure(copies, stored, chosen, options, beat)
         read_bytes = reader.read_bytes
     numbers = [Measure(name, value) for name, value in measures.numbers.items()]

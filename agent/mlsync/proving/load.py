@@ -26,7 +26,7 @@ from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
-from mlsync.target.target import FilePlan, IsNamed, Target
+from mlsync.target.target import FilePlan, NameOf, Target
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories
 from mlsync.versions.stored_file import FileSpan
@@ -56,10 +56,10 @@ class PrivateCopy:
 class PrivateCopies:
     """Restores files of one repository below *directory*, each time into a private directory of its own."""
 
-    def __init__(self, directory: Path, reader: ChunkReader, is_named: IsNamed) -> None:
+    def __init__(self, directory: Path, reader: ChunkReader, name_of: NameOf) -> None:
         self._directory = directory
         self._reader = reader
-        self._is_named = is_named
+        self._name_of = name_of
 
     @contextmanager
     def restored(self, entries: Sequence[Entry], user: User | None, tick: Callable[[], None]) -> Iterator[PrivateCopy]:
@@ -81,7 +81,7 @@ class PrivateCopies:
 
     def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
         """Write files by the same code as a restore."""
-        with Target(bytes(directory), self._is_named, tick=tick) as target:
+        with Target(bytes(directory), self._name_of, tick=tick) as target:
             for entry in entries:
                 if entry.kind is EntryKind.DIRECTORY:
                     target.make_directory(entry)
@@ -109,15 +109,15 @@ class PrivateCopies:
 class Loading:
     """Loads the checkpoints of one repository, one at a time."""
 
-    def __init__(self, options: LoadingOptions, reader: ChunkReader, is_named: IsNamed) -> None:
+    def __init__(self, options: LoadingOptions, reader: ChunkReader, name_of: NameOf) -> None:
         self._framework = options.framework
         self._reader = reader
-        self._copies = PrivateCopies(options.directory, reader, is_named)
+        self._copies = PrivateCopies(options.directory, reader, name_of)
 
     @classmethod
     def of(cls, options: LoadingOptions | None, reader: ChunkReader, repository: Repository) -> Self | None:
         """Return what loads the checkpoints of *repository*, ``None`` without *options*."""
-        return None if options is None else cls(options, reader, repository.is_chunk)
+        return None if options is None else cls(options, reader, repository.chunk_name)
 
     @property
     def name(self) -> str:

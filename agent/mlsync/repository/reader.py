@@ -79,8 +79,11 @@ _OTHER_NAME: Final = "its bytes are not those that it is named after"
 Plain: TypeAlias = memoryview
 # A chunk as it was asked for, and where it lies: the same, unless its pack is gone.
 _Sought: TypeAlias = tuple[ChunkRef, ChunkRef]
-#: Fills memory with the plain bytes of a base, which it compared with the name, and returns whether it could.
+#: Fills memory with what should be the plain bytes of a base, and returns whether it could: what is made of them has a
+#: name that is compared.
 ReadBase: TypeAlias = Callable[[ChunkRef, memoryview], bool]
+#: Gets each base that was fetched, with its plain bytes; called by several threads.
+KeepBase: TypeAlias = Callable[[ChunkRef, memoryview], None]
 #: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
 AllocateChunk: TypeAlias = Callable[[int], memoryview | None]
 #: Fills the memory of those of some chunks that are had nearer than from the store, compares them with their names, and
@@ -91,8 +94,9 @@ Nearer: TypeAlias = Callable[[Iterable[ChunkRef], Callable[[ChunkRef], memoryvie
 class ChunkReader:
     """Reads the plain bytes of chunks; a context manager, since it owns threads.
 
-    It asks *nearer* before the store. *read_base* may have bases at hand, so that they need not be fetched. Of a
-    difference whose base only a footer names, the seal is opened, and the bytes are empty.
+    It asks *nearer* before the store. *read_base* may have bases at hand, so that they need not be fetched, and
+    *keep_base* gets those that were. Of a difference whose base only a footer names, the seal is opened, and the bytes
+    are empty.
     """
 
     def __init__(
@@ -102,11 +106,12 @@ class ChunkReader:
         *,
         threads: int | None = None,
         read_base: ReadBase | None = None,
+        keep_base: KeepBase | None = None,
         nearer: Nearer | None = None,
     ) -> None:
         self.read_bytes = 0
         self._store = store
-        self._opener = _Opener(store, keys, read_base, nearer)
+        self._opener = _Opener(store, keys, read_base, keep_base, nearer)
         self._threads = threads
         self._fetchers: ThreadPoolExecutor | None = None
         self._openers: ThreadPoolExecutor | None = None
@@ -207,7 +212,7 @@ class _Window:
         self.allocated: dict[ChunkRef, memoryview] = {}
         # Differences whose base is not added yet, each with the width of its numbers.
         self.differences: dict[ChunkRef, int] = {}
-        # Chunks that serve as bases alone: whether they have their names shows in what is made of them.
+        # Chunks that serve as bases alone, from wherever: whether they have their names shows in what is made of them.
         self.unnamed: set[ChunkRef] = set()
         self._buffer: mmap.mmap | bytes = b""
         self._sealed: mmap.mmap | bytes = b""
@@ -265,11 +270,17 @@ class _Opener:
     """Fetches, opens and checks the chunks of a window; used by several threads."""
 
     def __init__(
-        self, store: Store, keys: Keys, read_base: ReadBase | None = None, nearer: Nearer | None = None
+        self,
+        store: Store,
+        keys: Keys,
+        read_base: ReadBase | None = None,
+        keep_base: KeepBase | None = None,
+        nearer: Nearer | None = None,
     ) -> None:
         self._store = store
         self._keys = keys
         self._read_base = read_base
+        self._keep_base = keep_base
         self._nearer = nearer
         self._name_key = keys.of("chunk name")
         self._seals: dict[PackPlace, PackSeal] = {}
@@ -306,12 +317,18 @@ class _Opener:
     def _fill_bases(self, window: _Window, openers: Executor | None, plains: dict[ChunkRef, memoryview]) -> int:
         """Make plain bytes of the window's differences; return how many bytes came from the store for their bases."""
         bases = dict.fromkeys(ref.base for ref in window.differences if ref.base is not None)
-        wanted = [base for base in bases if base not in plains and not self._is_at_hand(window, base, plains)]
-        window.unnamed.update(wanted)
+        apart = [base for base in bases if base not in plains]
+        window.unnamed.update(apart)
+        wanted = [base for base in apart if not self._is_at_hand(window, base, plains)]
         read_bytes = self._fill_each(window, wanted, openers, plains)
         if openers is None:
-            return read_bytes + self._add_bases(window, plains)
-        return read_bytes + openers.submit(self._add_bases, window, plains).result()
+            read_bytes += self._add_bases(window, plains)
+        else:
+            read_bytes += openers.submit(self._add_bases, window, plains).result()
+        if self._keep_base is not None:
+            for base in wanted:
+                self._keep_base(base, plains[base])
+        return read_bytes
 
     def _is_at_hand(self, window: _Window, base: ChunkRef, plains: dict[ChunkRef, memoryview]) -> bool:
         if self._read_base is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlsync.buffers import Buffer
-from mlsync.codec.digest import is_named, object_digest, run_id
+from mlsync.codec.digest import chunk_name, is_named, object_digest, run_id
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import (
@@ -60,7 +60,7 @@ from mlsync.store.base import ObjectInfo, Store
 # Imported late: commands that find nothing new neither read nor write packs, and start in less time.
 if TYPE_CHECKING:
     from mlsync.repository.pack.journal import InterruptedPack, PackJournal
-    from mlsync.repository.reader import ChunkReader, ReadBase
+    from mlsync.repository.reader import ChunkReader, KeepBase, ReadBase
     from mlsync.repository.writer import ChunkLookup, ChunksLookup, PackWriter
 
 # How many objects are tried with a key that a lost header would have confirmed.
@@ -464,11 +464,18 @@ class Repository:
         """Return a version with all its entries."""
         return Manifest(stored.root, self.entries(stored))
 
-    def reader(self, read_base: ReadBase | None = None) -> ChunkReader:
-        """Return a reader of chunks; close it after use. *read_base* may have bases of differences at hand."""
+    def reader(self, read_base: ReadBase | None = None, keep_base: KeepBase | None = None) -> ChunkReader:
+        """Return a reader of chunks; close it after use.
+
+        *read_base* may have bases of differences at hand, *keep_base* gets those that were fetched.
+        """
         from mlsync.repository.reader import ChunkReader
 
-        return ChunkReader(self.store, self.keys, read_base=read_base)
+        return ChunkReader(self.store, self.keys, read_base=read_base, keep_base=keep_base)
+
+    def chunk_name(self, plain: Buffer) -> bytes:
+        """Return the name that a chunk of these bytes has."""
+        return chunk_name(self._name_key, plain)
 
     def is_chunk(self, plain: Buffer, name: bytes) -> bool:
         """Return whether *plain* is the chunk *name*: a restore need not fetch such chunks."""

@@ -33,7 +33,8 @@ class FileWriter:
 
     Damage ends a stream. The writer tries the file that met it once more by itself, since the damaged chunk may belong
     to a neighbour that the same read fetched; then a new stream continues with the other files. Files that need
-    anything of a damaged pack come last, chunk by chunk. *fail* gets each file that could not be written.
+    anything of a damaged pack come last, chunk by chunk. *fail* gets each file that could not be written,
+    and *done* each that was.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class FileWriter:
         task: Task,
         tick: Callable[[], None],
         fail: Callable[[bytes, Error], None],
+        done: Callable[[FilePlan], None],
     ) -> None:
         self._target = target
         self._reader = reader
         self._task = task
         self._tick = tick
         self._fail = fail
+        self._done = done
         self._written = Written()
         self._lost_packs: dict[str, Error] = {}
 
@@ -111,6 +114,7 @@ class FileWriter:
         else:
             self._written.count += 1
             self._written.size_bytes += plan.missing_bytes
+            self._done(plan)
 
     def _note_failure(self, plan: FilePlan, error: Error) -> None:
         if isinstance(error, (ObjectMissing, ObjectArchived)) and error.where is not None:

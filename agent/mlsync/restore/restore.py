@@ -21,6 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, Manifest, with_bases
 from mlsync.repository.repository import Repository
+from mlsync.restore.bases import BasesAtHand
 from mlsync.restore.deletion import Deletion
 from mlsync.restore.file_writer import FILE_ERRORS, FileWriter, Written
 from mlsync.restore.selection import paths_in_run, select_entries
@@ -116,7 +117,7 @@ def _restore(
     label = f"{root.run} version {root.number}"
     failures = _Failures(monitor)
     with (
-        Target(directory, repository.is_chunk, notice=monitor.notice, tick=tick) as target,
+        Target(directory, repository.chunk_name, notice=monitor.notice, tick=tick) as target,
         TargetLock(target.root, _token(repository, manifest), label, notice=monitor.notice, tick=tick) as lock,
     ):
         mark = f"{repository.repository_id.hex()} {root.run}".encode()
@@ -225,19 +226,19 @@ class _Restoring:
     def restore(self, entries: list[Entry], deletion: Deletion | None) -> _Done:
         """Restore all entries that can be restored, and delete what is to go."""
         self._each(entries, EntryKind.DIRECTORY, self._target.make_directory)
-        plans, unchanged_count = self._compare(_files(entries))
+        plans, right = self._compare(_files(entries))
         _refuse_full(self._target, plans)
         missing = (part.ref for plan in plans for part in plan.missing if part.ref is not None)
         if self._ready({ref.pack for ref in with_bases(missing)}):
             # It waited, for hours maybe: the files may be others by now, and the disk may be full.
-            plans, unchanged_count = self._compare(_files(entries))
+            plans, right = self._compare(_files(entries))
             _refuse_full(self._target, plans)
-        written, read_bytes = self._write(plans)
+        written, read_bytes = self._write(plans, right)
         self._each(entries, EntryKind.SYMLINK, self._target.make_link)
         self._each(entries, EntryKind.HARD_LINK, self._target.make_link)
         deleted_count = 0 if deletion is None else self._delete(deletion)
         self._each(reversed(entries), EntryKind.DIRECTORY, self._target.finish_directory)
-        return _Done(unchanged_count, written, read_bytes, deleted_count)
+        return _Done(len(right), written, read_bytes, deleted_count)
 
     def _each(self, entries: Iterable[Entry], kind: EntryKind, step: Callable[[Entry], None]) -> None:
         for entry in entries:
@@ -249,16 +250,15 @@ class _Restoring:
             except FILE_ERRORS as error:
                 self._failures.add(entry.path, error)
 
-    def _compare(self, files: list[Entry]) -> tuple[list[FilePlan], int]:
-        """Return how to write the files that are not right already, and how many are."""
+    def _compare(self, files: list[Entry]) -> tuple[list[FilePlan], list[Entry]]:
+        """Return how to write the files that are not right already, and those that are."""
         plans: list[FilePlan] = []
-        unchanged_count = 0
+        right: list[Entry] = []
 
         def compare(entry: Entry) -> None:
-            nonlocal unchanged_count
             plan = self._target.plan(entry)
             if plan is None:
-                unchanged_count += 1
+                right.append(entry)
             else:
                 plans.append(plan)
 
@@ -266,17 +266,18 @@ class _Restoring:
             for entry in files:
                 self._each([entry], EntryKind.FILE, compare)
                 task.advance(entry.size_bytes)
-        return plans, unchanged_count
+        return plans, right
 
-    def _write(self, plans: list[FilePlan]) -> tuple[Written, int]:
+    def _write(self, plans: list[FilePlan], right: list[Entry]) -> tuple[Written, int]:
         """Write files; return what was written, and how many bytes came from the store."""
         missing_bytes = sum(plan.missing_bytes for plan in plans)
         with (
-            self._repository.reader() as reader,
+            BasesAtHand(self._target, plans, right) as bases,
+            self._repository.reader(bases.read, bases.keep) as reader,
             self._monitor.task(f"{self._label}: restoring", missing_bytes) as task,
         ):
-            written = FileWriter(self._target, reader, task, self._tick, self._failures.add).write(plans)
-            return written, reader.read_bytes
+            writer = FileWriter(self._target, reader, task, self._tick, self._failures.add, bases.note_written)
+            return writer.write(bases.first_needed(plans)), reader.read_bytes
 
     def _delete(self, deletion: Deletion) -> int:
         with contextlib.closing(deletion):

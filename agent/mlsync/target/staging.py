@@ -6,6 +6,7 @@ put. Without that, copying every byte once more would cost as much processor tim
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections import deque
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
 
+from mlsync.beneath import reopen
 from mlsync.buffers import Buffer, aligned_memory
 from mlsync.direct_io import ALIGNMENT, OpenAgain, bytes_before_aligned, slack_bytes, write_direct
 
@@ -253,6 +255,14 @@ def write_at(descriptor: int, offset: int, content: Buffer) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def open_again(descriptor: int, flags: int) -> int:
+    """Open a file again, by its descriptor; without /proc, raise as if there were no direct I/O."""
+    try:
+        return reopen(descriptor, flags)
+    except (FileNotFoundError, PermissionError) as error:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error
 
 
 def _cannot(flags: int) -> int:

@@ -8,16 +8,14 @@ file that was compared or written.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Final
 
-from mlsync.beneath import reopen
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import FileDigester
 from mlsync.errors import Damage, ObjectDamaged, TargetError
@@ -28,7 +26,8 @@ from mlsync.target.directories import TargetDirectories
 from mlsync.target.holes import is_zero, make_hole
 from mlsync.target.metadata import Notice
 from mlsync.target.os_errors import blocked
-from mlsync.target.staging import SLAB_BYTES, Staging, write_at
+from mlsync.target.spool import read_whole
+from mlsync.target.staging import SLAB_BYTES, Staging, open_again, write_at
 from mlsync.target.temporary import TemporaryFile, make_named, open_leftover, open_temporary
 from mlsync.versions.stored_file import FileSpan, parts_of
 
@@ -36,20 +35,22 @@ _COPY_BYTES: Final = 4 << 20
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-IsNamed = Callable[[Buffer, bytes], bool]
+NameOf = Callable[[Buffer], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
     """Where the parts of a file come from: *in_place* in the present file, *leftover* of a killed restore, *missing*.
 
-    No part is in two of them.
+    No part is in two of them. Where the present file has the base of a missing part in its place, *bases* has the
+    base's name and that offset.
     """
 
     entry: Entry
     in_place: list[FileSpan]
     leftover: list[FileSpan]
     missing: list[FileSpan]
+    bases: dict[bytes, int] = field(default_factory=dict)
 
     @property
     def needed_bytes(self) -> int:
@@ -63,7 +64,7 @@ class FilePlan:
 
 
 class Target(TargetDirectories):
-    """A restore's directory; *is_named* returns whether bytes are the chunk of a name.
+    """A restore's directory; *name_of* returns the name that a chunk of some bytes has.
 
     Raises ``TargetBlocked`` where one entry fails and others may not, other ``TargetError``s where all would.
     """
@@ -71,13 +72,13 @@ class Target(TargetDirectories):
     def __init__(
         self,
         directory: bytes,
-        is_named: IsNamed,
+        name_of: NameOf,
         *,
         notice: Notice = lambda _severity, _text: None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(directory, notice=notice, tick=tick)
-        self._is_named = is_named
+        self._name_of = name_of
         self._staging = Staging()
         self._buffer = bytearray()
 
@@ -90,10 +91,11 @@ class Target(TargetDirectories):
             return FilePlan(entry, in_place=[], leftover=[], missing=parts)
         with self._os_errors(entry.path), self._beside(entry.path) as (parent, name):
             in_place: set[int] = set()
+            bases: dict[bytes, int] = {}
             descriptor = self._open_file(parent, name, entry.path)
             if descriptor is not None:
                 try:
-                    in_place = self._matching(descriptor, parts)
+                    in_place, bases = self._matching(descriptor, parts)
                     if self._is_right(descriptor, entry, in_place):
                         self._metadata.apply(descriptor, entry)
                         return None
@@ -106,6 +108,7 @@ class Target(TargetDirectories):
             in_place=[part for part in parts if part.offset in in_place and part.offset not in leftover],
             leftover=[part for part in parts if part.offset in leftover],
             missing=[part for part in parts if part.offset not in in_place and part.offset not in leftover],
+            bases=bases,
         )
 
     def _open_file(self, parent: int, name: bytes, path: bytes) -> int | None:
@@ -129,7 +132,7 @@ class Target(TargetDirectories):
         if descriptor is None:
             return set()
         try:
-            return self._matching(descriptor, parts)
+            return self._matching(descriptor, parts)[0]
         finally:
             os.close(descriptor)
 
@@ -182,7 +185,7 @@ class Target(TargetDirectories):
         entry, descriptor = plan.entry, temporary.descriptor
         if plan.in_place:
             self._copy(temporary, name, plan.in_place)
-        self._staging.begin(descriptor, partial(_open_again, descriptor), plan)
+        self._staging.begin(descriptor, partial(open_again, descriptor), plan)
         digester = FileDigester(entry.digest[0], entry.holes)
         for part, content in contents:
             digester.update(content)
@@ -206,6 +209,19 @@ class Target(TargetDirectories):
             os.fsync(temporary.descriptor)
         self._metadata.apply(temporary.descriptor, entry)
         os.fsync(temporary.descriptor)
+
+    def read_part(self, path: bytes, offset: int, into: memoryview) -> bool:
+        """Fill *into* from a file that is there, whatever it holds; return whether it has so much. For any thread."""
+        try:
+            descriptor = self.root.open_file(path, _READ)
+        except OSError:
+            return False
+        try:
+            return stat.S_ISREG(os.fstat(descriptor).st_mode) and read_whole(descriptor, offset, into)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
 
     # ------------------------------------------------------------ links
 
@@ -248,19 +264,25 @@ class Target(TargetDirectories):
 
     # ------------------------------------------------------------ inside
 
-    def _matching(self, descriptor: int, parts: list[FileSpan]) -> set[int]:
-        """Return the offsets of the parts that an open file already holds."""
+    def _matching(self, descriptor: int, parts: list[FileSpan]) -> tuple[set[int], dict[bytes, int]]:
+        """Return the offsets of the parts that an open file already holds, and of bases of others, by their names."""
         size_bytes = os.fstat(descriptor).st_size
-        return {
-            part.offset
-            for part in parts
-            if part.offset + part.length <= size_bytes and self._holds(descriptor, part, self._scratch(part.length))
-        }
-
-    def _holds(self, descriptor: int, part: FileSpan, buffer: memoryview) -> bool:
-        assert part.ref is not None
-        self._tick()
-        return os.preadv(descriptor, [buffer], part.offset) == len(buffer) and self._is_named(buffer, part.ref.name)
+        matching: set[int] = set()
+        bases: dict[bytes, int] = {}
+        for part in parts:
+            ref = part.ref
+            if ref is None or part.offset + part.length > size_bytes:
+                continue
+            self._tick()
+            buffer = self._scratch(part.length)
+            if os.preadv(descriptor, [buffer], part.offset) < len(buffer):
+                continue
+            name = self._name_of(buffer)
+            if name == ref.name:
+                matching.add(part.offset)
+            elif name == ref.base_name:
+                bases[name] = part.offset
+        return matching, bases
 
     def _is_right(self, descriptor: int, entry: Entry, in_place: set[int]) -> bool:
         """Return whether the content is the version's, and owner and mode may be fixed in place."""
@@ -312,14 +334,6 @@ class Target(TargetDirectories):
         if len(self._buffer) < size_bytes:
             self._buffer = bytearray(size_bytes)
         return memoryview(self._buffer)[:size_bytes]
-
-
-def _open_again(descriptor: int, flags: int) -> int:
-    """Open a file again, by its descriptor; without /proc, raise as if there were no direct I/O."""
-    try:
-        return reopen(descriptor, flags)
-    except (FileNotFoundError, PermissionError) as error:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error
 
 
 def _lstat(parent: int, name: bytes) -> os.stat_result | None:
