@@ -1,6 +1,6 @@
 """What a proof on the CPU costs: seconds and processor, from a repository in a directory to level 4.
 
-    python bench/price.py [--gib 1] [--types float32,bfloat16] [--rounds 3] [--before COMMIT] [--quick]
+    python bench/price.py [--gib 1] [--types float32,bfloat16] [--rounds 3] [--before COMMIT] [--restore] [--quick]
 
 One version holds the same numbers (``randn * 0.02``) as ``torch.save`` writes them, whose records have CRC-32s, and as
 safetensors does. In each round, in a process of its own: the child's start, each file proved with the repository out of
@@ -11,6 +11,8 @@ processor seconds, and importing what proves is measured in a process that does 
 agent of an older commit does the same in turn with this one, on the same repository, and ratios are medians over the
 rounds of the ratio within a round: more than 1 is dearer before. Processor seconds are of mlsync and its child
 together; where others use the machine they say more than the clock. Writes results/price.json.
+
+With *restore* it measures the steps of a restore instead (price_restore.py). Writes results/price_restore.json.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import price_restore
 import report
 from gpu_proof import STEPS, step
 from peers import SECRET, MlsyncWithoutDevice, source_of
@@ -40,6 +43,11 @@ def main() -> None:
         sources = {NOW: AGENT}
         if arguments.before is not None:
             sources = {BEFORE: source_of(arguments.before, place / "before"), **sources}
+        if arguments.restore:
+            restores = price_restore.measure(arguments, place, sources)
+            price_restore.show(restores)
+            report.write("price_restore", restores, arguments)
+            return
         rows = [row for dtype in arguments.types for row in one_type(place / dtype, dtype, sources, arguments)]
     result = {
         "what": "from a repository in a directory to level 4 on the CPU, medians over the rounds",
@@ -59,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--types", default="float32,bfloat16", help="torch's names, with commas")
     parser.add_argument("--rounds", type=int, default=None, help="default 3; quick: 1")
     parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in turn")
+    parser.add_argument("--restore", action="store_true", help="the steps of a restore, and not of a proof")
     arguments = parser.parse_args()
     arguments.gib = arguments.gib or (0.0625 if arguments.quick else 1.0)
     arguments.types = arguments.types.split(",")
