@@ -83,9 +83,9 @@ def test_windows_bound_what_is_fetched_at_once(counted, monkeypatch):
     with ChunkReader(store, KEYS, threads=2) as chunks:
         stream = chunks.stream(refs)
         next(stream)
-        assert store.read_bytes <= 3 * 2 * 1016
+        assert store.read_bytes <= 3 * 3 * 1016
         assert len(list(stream)) == 19
-    assert store.calls == {"read": 10}
+    assert store.calls == {"read": 7}
 
 
 def test_reads_are_as_many_as_the_store_says(counted, monkeypatch):
@@ -105,7 +105,19 @@ def test_reads_are_as_many_as_the_store_says(counted, monkeypatch):
         assert [bytes(plain) for plain in chunks.stream(refs)] == [noise(1000, at) for at in range(20)]
         # Two that are fetched, and one that is read from.
         assert store.most_count <= 3
-        assert store.calls == {"read": 7}
+        assert store.calls == {"read": 4}
+
+
+def test_a_run_of_one_pack_is_fetched_at_once(monkeypatch):
+    """Writers fill packs in turns: a window may be a half longer where its next chunk lies in the same pack."""
+    store = CountingStore(MemoryStore())
+    packs = [iter(write_chunks(store, KEYS, [noise(1000, 100 * pack + at) for at in range(9)])) for pack in range(2)]
+    runs = [next(packs[at % 2]) for at in range(6) for _ in range(3)]
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 2500)
+    store.reset()
+    with ChunkReader(store, KEYS) as chunks:
+        assert len(list(chunks.stream(runs))) == 18
+    assert store.calls == {"read": 6}
 
 
 def test_windows_bound_the_number_of_chunks(counted, monkeypatch):
@@ -300,6 +312,7 @@ def test_rooms_are_asked_for_in_order_and_not_for_what_comes_again(counted, monk
     """A chunk twice in a window lies in the reader's memory, for its first room may be used again by then."""
     store, refs = counted
     monkeypatch.setattr(reader, "WINDOW_BYTES", 5 * 1016)
+    monkeypatch.setattr(reader, "_RUN_SHARE", (1, 1))
     asked: list[int] = []
 
     def room(number: int) -> memoryview | None:

@@ -80,6 +80,7 @@ def test_bases_count_in_the_size_of_windows(stored, monkeypatch):
     store, _, refs = stored
     monkeypatch.setattr(reader, "WINDOW_BYTES", 2 * len(FIRST))
     monkeypatch.setattr(reader, "WINDOW_BYTES_MIN", 1)
+    monkeypatch.setattr(reader, "_RUN_SHARE", (1, 1))
     assert read(store, refs, threads=1) == LATER
     assert store.calls == {"read": 6}
     monkeypatch.setattr(reader, "WINDOW_BYTES", 3 * len(FIRST))
