@@ -7,10 +7,14 @@
 tool: rsync and restic once after each save, mlsync as its agent with the settings of ``mlsync init``; *before* is the
 agent of an older commit. All of a turn begins anew. What counts is the median, the mean and the 99th percentile of the
 steps' times (saves included). A machine's own speed drifts, so there is a turn beside nothing between any two others,
-and each figure is a ratio to the mean of the two turns beside nothing around it. So that nobody wins by doing nothing,
-each turn tells how many saves were kept, of those that had nine seconds at least until the turn ended. So that nobody
-believes figures of a machine that others used, the processors' use is measured before each turn, while nothing of ours
-runs.
+and each figure is a ratio to the mean of the two turns beside nothing around it. Three of the four longest steps of a
+short turn are saves, so one slow step decides its 99th percentile: "p99 pooled" takes the steps of all turns together,
+each as a ratio to the median step of the turns beside nothing around it, and "computing" those steps without their
+saves. "waited" does not depend on the machine's speed: of the time in which the trainer's threads wanted a processor,
+the share in which the kernel gave it to somebody else (/proc/PID/task/*/schedstat). So that nobody wins by doing
+nothing, each turn tells how many saves were kept, of those that had nine seconds at least until the turn ended. So that
+nobody believes figures of a machine that others used, the processors' use is measured before each turn, while nothing
+of ours runs.
 
 - plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
 - container: both are in one control group, where sessions have no weight: nice values and policies count.
@@ -35,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +64,7 @@ TO_KEEP_S = 9.0
 UNIT = ROOT / "systemd" / "mlsync-agent.service"
 USUAL_WEIGHT = 100
 RATIOS = ("median", "mean", "p99")
+POOLED = ("p99_pooled", "p99_computing")
 
 
 def unit(key: str) -> int:
@@ -73,9 +78,12 @@ class Turn:
 
     steps_s: list[float] = field(default_factory=list)
     saves_s: list[float] = field(default_factory=list)
+    computing_s: list[float] = field(default_factory=list)
     to_keep: int = 0
     kept: int = 0
     busy_before: float = 0.0
+    ran_s: float = 0.0
+    waited_s: float = 0.0
 
     def figures(self) -> dict[str, float]:
         ordered = sorted(self.steps_s)
@@ -83,13 +91,29 @@ class Turn:
             "steps": len(ordered),
             "median_s": round(statistics.median(ordered), 4),
             "mean_s": round(statistics.fmean(ordered), 4),
-            "p99_s": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 4),
+            "p99_s": round(p99(ordered), 4),
+            "p99_computing_s": round(p99(sorted(self.computing_s)), 4),
+            "waited": round(self.waited_s / max(1e-9, self.waited_s + self.ran_s), 4),
+            "cpu_s_per_step": round(self.ran_s / max(1, len(ordered)), 4),
             "longest_s": round(ordered[-1], 4),
             "saves": self.to_keep,
             "longest_save_s": round(max(self.saves_s, default=0.0), 4),
             "kept": min(self.kept, self.to_keep),
             "busy_before": self.busy_before,
         }
+
+
+def p99(ordered: Sequence[float]) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+
+def scheduled(pid: int) -> tuple[float, float]:
+    """How long the threads of a process have run, and how long they waited for a processor, in seconds."""
+    ran_ns = waited_ns = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        ran, waited, _ = map(int, (task / "schedstat").read_text().split())
+        ran_ns, waited_ns = ran_ns + ran, waited_ns + waited
+    return ran_ns / 1e9, waited_ns / 1e9
 
 
 def busy_share(seconds: float) -> float:
@@ -356,17 +380,21 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
         time.sleep(START_S)
         trainer = stack.enter_context(training(run, steps, trainer_group))
         began_s, kept_before = time.monotonic(), beside.kept()
+        ran_before_s, waited_before_s = scheduled(trainer.pid)
         time.sleep(seconds)
         until_s = time.monotonic()
         if trainer.poll() is not None:
             sys.exit("the trainer ended")
+        ran_s, waited_s = scheduled(trainer.pid)
         kept = beside.kept() - kept_before
     # The first one came right before the turn began.
     seen = Turn(to_keep=1, kept=kept, busy_before=busy_before)
+    seen.ran_s, seen.waited_s = ran_s - ran_before_s, waited_s - waited_before_s
     for line in steps.read_text().splitlines()[1:-1]:
         ended_s, step_s, save_s = map(float, line.split())
         if began_s <= ended_s <= until_s:
             seen.steps_s.append(step_s)
+            seen.computing_s.append(step_s - save_s)
             seen.saves_s += [save_s] if save_s else []
             seen.to_keep += bool(save_s) and ended_s <= until_s - TO_KEEP_S
     shutil.rmtree(place)
@@ -444,10 +472,12 @@ def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], ar
         for name, mine in turns.items():
             figures = compared(mine, around(turns["none"], names, name))
             table[name] = figures
-            medians = [figures[key]["median"] for key in RATIOS]
+            medians = [figures[key]["median"] for key in RATIOS] + [figures[key] for key in POOLED]
+            medians.append(f"{figures['waited']['median']:.1%}")
             kept = f"{figures['kept']} of {figures['saves']}"
             rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], kept))
-        columns = [setting, "median", "mean", "p99", "longest step s", "longest save s", "saves kept"]
+        columns = [setting, *RATIOS, "p99 pooled", "computing", "waited"]
+        columns += ["longest step s", "longest save s", "saves kept"]
         report.show(f"Steps beside each tool, {setting}: times beside nothing", columns, rows)
         result["settings"][setting] = table
     every = [one for turns in measured.values() for mine in turns.values() for one in mine]
@@ -466,7 +496,10 @@ def readme_rows(result: Mapping[str, object]) -> Iterator[str]:
     for setting, tools in result["settings"].items():
         for name, one in tools.items():
             ratios = (_readme_ratio(one.get(key)) for key in RATIOS)
-            words = [f"{name}, {setting}" if several else name, *ratios, f"{one['longest_step_s']:.2f} s"]
+            pooled = (f"{one[key]:.2f}" for key in POOLED)
+            waited = f"{one['waited']['median']:.1%}"
+            words = [f"{name}, {setting}" if several else name, *ratios, *pooled, waited]
+            words.append(f"{one['longest_step_s']:.2f} s")
             kept = "" if name == "none" else f"{one['kept']} of {one['saves']}"
             yield f"| {' | '.join([*words, kept])} |"
 
@@ -489,10 +522,20 @@ def compared(mine: Sequence[Turn], alone: Sequence[tuple[Turn, Turn]]) -> dict[s
     def ratios(key: str) -> dict[str, float]:
         return report.spread(one[key] / statistics.fmean(other[key] for other in others) for one, others in pairs)
 
+    usual_s = [statistics.fmean(other["median_s"] for other in others) for _, others in pairs]
+
+    def pooled(times_s: Callable[[Turn], Sequence[float]]) -> float:
+        """The 99th percentile of all turns' steps, in usual steps."""
+        return round(p99(sorted(t / usual for one, usual in zip(mine, usual_s, strict=True) for t in times_s(one))), 3)
+
     return {
         "median": ratios("median_s"),
         "mean": ratios("mean_s"),
         "p99": ratios("p99_s"),
+        "p99_pooled": pooled(lambda one: one.steps_s),
+        "p99_computing": pooled(lambda one: one.computing_s),
+        "waited": report.spread(one["waited"] for one, _ in pairs),
+        "cpu_per_step": ratios("cpu_s_per_step"),
         "longest_step_s": max(one["longest_s"] for one, _ in pairs),
         "longest_save_s": max(one["longest_save_s"] for one, _ in pairs),
         "kept": sum(one["kept"] for one, _ in pairs),
