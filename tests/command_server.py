@@ -27,6 +27,7 @@ def serve() -> None:
     import mlsync.service.agent
     import mlsync.store.s3.store
 
+    _know_s3()
     for command in mlsync.cli.main.COMMANDS:
         importlib.import_module(f"mlsync.cli.{mlsync.cli.main.module_of(command)}")
     gc.freeze()
@@ -39,6 +40,15 @@ def serve() -> None:
         _, status = os.waitpid(pid, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
+
+
+def _know_s3() -> None:
+    """Have botocore parse what each command on a bucket would parse."""
+    import boto3
+    from parsed_once import parse_once
+
+    parse_once()
+    boto3.session.Session("none", "none", region_name="us-east-1").client("s3").close()
 
 
 def _leave(main) -> None:
