@@ -144,6 +144,12 @@ def test_mlflows_files_are_a_log():
     assert read_mlflow([("loss", b"no\n")]) is None
 
 
+def test_an_infinite_step_of_mlflows_is_none():
+    """A line whose step is beyond all floats, or no number, is no row."""
+    lines = b"1 2.5 1e999\n1 2.5 nan\n1 2.5 " + b"3" * 400 + b"\n1 1.5 7\n"
+    assert read_mlflow([("loss", lines)]).rows == (LogRow(None, 7, {"loss": 1.5}),)
+
+
 @pytest.mark.parametrize(
     ("table", "rows"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ def read_mlflow(metrics: Sequence[tuple[str, bytes]]) -> TrainingLog | None:
                 continue
             numbers = [number_in(part) for part in parts]
             value, step = numbers[1], numbers[2] if len(parts) == _PARTS[1] else 0.0
-            if value is not None and step is not None and numbers[0] is not None:
+            # A step of a thousand digits is infinite.
+            if numbers[0] is not None and value is not None and step is not None and math.isfinite(step):
                 rows.add_at(None, step, {name: value})
     return rows.log("mlflow")
