@@ -40,7 +40,7 @@ def world(tmp_path, proxy, s3_process, s3_server, monkeypatch):
     world.write("last.pt", small_checkpoint(1))
     world.backup()
     world.write("last.pt", small_checkpoint(2))
-    world.write("data.bin", noise(7 << 20))
+    world.write("data.bin", noise(PART_BYTES + (1 << 18)))
     yield world
     world.close()
     bare.close()

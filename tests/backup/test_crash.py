@@ -106,7 +106,9 @@ def test_a_backup_may_die_at_any_call_of_the_store(story, kind, state):
     count = len(story.world.repository.store.calls)
     assert count > 15
     died = 0
-    for nth in range(1, count + 1):
+    # What becomes of the state changes little in what a call leaves: a third of the calls, each time another third.
+    calls = range(1, count + 1) if state == "kept" else range(random.randint(1, 3), count + 1, 3)
+    for nth in calls:
         story.again(Fault(kind, nth))
         try:
             story.world.backup()
@@ -116,7 +118,7 @@ def test_a_backup_may_die_at_any_call_of_the_store(story, kind, state):
         lose(story.world, state)
         story.hold((kind, nth, state))
     # Two threads call the store, so that the count differs from run to run, on a busy machine by more than some calls.
-    assert died > count * 2 // 3
+    assert died > len(calls) * 2 // 3
 
 
 @pytest.mark.parametrize("kind", ["before", "after"])
@@ -126,7 +128,8 @@ def test_a_backup_may_lose_its_store_at_any_call(story, kind, lasts):
     story.again()
     story.world.backup()
     count = len(story.world.repository.store.calls)
-    for nth in range(1, count + 1):
+    # Of the calls that fail for good every other one, each time the others: the calls behind it fail as well.
+    for nth in range(random.randint(1, 2), count + 1, 2) if lasts else range(1, count + 1):
         story.again(Fault(kind, nth, lasts=lasts))
         with suppress(errors.StoreUnavailable):
             assert story.world.backup().version == 2
@@ -238,8 +241,8 @@ def test_a_killed_backup_and_a_killed_restore_leave_nothing_wrong(directory_worl
     world.write("big.bin", noise(6 << 20))
     world.backup()
     trees = {1: world.tree()}
-    for turn in range(3):
-        world.write("big.bin", noise(24 << 20, 100 + turn))
+    for turn in range(2):
+        world.write("big.bin", noise(16 << 20, 100 + turn))
         world.append("log.csv", noise(2000, turn)) if turn else world.write("log.csv", b"epoch,loss\n")
         world.write("last.pt", small_checkpoint(turn + 2))
         trees[turn + 2] = world.tree()

@@ -51,7 +51,7 @@ def parse(data: bytes, container: str | None) -> None:
 
 
 @pytest.mark.parametrize("container", SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(changes=edits, keep=st.floats(0.3, 1.5))
 def test_a_changed_file_never_surprises(container, changes, keep):
     """Bytes changed, cut off or repeated: an answer or ``ContainerBroken``."""
@@ -61,14 +61,14 @@ def test_a_changed_file_never_surprises(container, changes, keep):
     parse(data, None)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(changes=edits)
 def test_a_changed_pickle_never_surprises(changes):
     """A pickle with bytes changed, in a zip with right checksums: an answer or ``ContainerBroken``."""
     parse(with_pickle(edited(PICKLE, changes), *STORAGES), "torch-zip")
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_as_a_pickle_never_surprise(data):
     """Random opcodes: an answer or ``ContainerBroken``."""

@@ -167,7 +167,7 @@ def agree(ours: str, page: str) -> bool:
     return ours == page or "taken" not in (ours, page)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(mutated(ROOT))
 @example(ROOT)
 def test_a_root_is_taken_exactly_as_the_page_says(value):
@@ -176,7 +176,7 @@ def test_a_root_is_taken_exactly_as_the_page_says(value):
     assert agree(outcome(read_root, plain), outcome(rules.root, value, EXAMPLES.run, 2))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(mutated(PROOF))
 @example(PROOF)
 def test_a_later_proof_is_taken_exactly_as_the_page_says(value):
@@ -187,7 +187,7 @@ def test_a_later_proof_is_taken_exactly_as_the_page_says(value):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(mutated(evaluation_value()))
 @example(evaluation_value())
 def test_an_evaluation_is_taken_exactly_as_the_page_says(value):
@@ -196,7 +196,7 @@ def test_an_evaluation_is_taken_exactly_as_the_page_says(value):
     assert agree(outcome(read_evaluation, plain), outcome(rules.evaluation, value, EXAMPLES.run, 2, MANIFEST))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(mutated(DECISION))
 @example(DECISION)
 def test_a_decision_is_taken_exactly_as_the_page_says(value):
@@ -205,7 +205,7 @@ def test_a_decision_is_taken_exactly_as_the_page_says(value):
     assert agree(outcome(read_decision, plain), outcome(rules.decision, value, EXAMPLES.run, 2))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_changed_bytes_are_taken_or_refused(data):
     """Bytes of a root changed, cut out or put in, sealed again: it is read, damage, or newer."""

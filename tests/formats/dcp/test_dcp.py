@@ -358,7 +358,7 @@ SMALL_METADATA = metadata_of(_StorageInfo("a", 0, 5), _LaterInfo("b", 5, 1 << 40
 SMALL_FILE, SMALL_ITEMS = zips(torch.ones(3), [1, 2], torch.ones(4).half())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=edits, keep=st.floats(0.3, 1.5))
 def test_changed_metadata_never_surprise(changes, keep):
     """Metadata changed or cut off: items that are sound by themselves, or ``ContainerBroken``."""
@@ -371,7 +371,7 @@ def test_changed_metadata_never_surprise(changes, keep):
             assert 0 <= item.length < 1 << 63
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """A file changed under its items: a layout that lies inside the file, in order, or ``ContainerBroken``."""
@@ -388,7 +388,7 @@ def test_a_changed_file_never_surprises(changes):
 places = st.builds(Item, st.just("a"), st.integers(-3, 8000), st.integers(-3, 4000))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(items=st.lists(places | st.sampled_from(SMALL_ITEMS), max_size=4))
 def test_any_items_never_surprise(items):
     """Items that were made up: a layout, or ``ContainerBroken``; no read outside of the file."""

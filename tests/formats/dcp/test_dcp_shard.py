@@ -566,7 +566,7 @@ SMALL = Shard().add("a", ONES, whole((3,))).add("epoch", torch_bytes(1)).add("b"
 SMALL_METADATA = pickled(SMALL.described, SMALL.stored)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=edits, other=edits)
 def test_a_changed_shard_or_changed_metadata_never_surprise(changes, other):
     """Either of them changed: an answer that lies inside the file, or ``ContainerBroken``."""

@@ -212,7 +212,7 @@ def test_a_file_is_known_by_content_or_name():
     assert identify(MemorySource(b"garbage"), b"best.weights.h5") == "hdf5"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """Bytes changed: an answer or ``ContainerBroken``."""

@@ -107,7 +107,7 @@ def test_a_map_beyond_the_bounds_is_not_called_broken(monkeypatch):
         read_layout(MemorySource(b"\x81\xa1a" * 200 + b"\1"), "flax-msgpack")
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(name=st.sampled_from(sorted(FILES)), changes=edits)
 def test_a_changed_file_never_surprises(name, changes):
     """A file with bytes changed: extents inside of it and disjoint, or ``ContainerBroken``."""

@@ -224,7 +224,7 @@ def test_a_large_vocabulary_is_stepped_over():
     assert (content.facts["name"], content.storages[0].length) == ("behind", 4)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(changes=edits, keep=st.floats(0.3, 1.5))
 def test_a_changed_file_never_surprises(changes, keep):
     """A file with bytes changed or cut off: extents inside of it and disjoint, or ``ContainerBroken``."""

@@ -93,7 +93,7 @@ def test_a_manifest_that_is_cut_is_told():
     assert "file has 60 bytes, 114 are needed" in lacking
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(path=st.sampled_from(sorted(OURS)), changes=edits)
 def test_a_changed_file_never_surprises(path, changes):
     """A file with bytes changed, its sum made right again: an answer, or ``ContainerBroken``."""

@@ -136,7 +136,7 @@ def test_tensors_in_another_file_are_a_group_with_it():
         assert (unit.kind, unit.members, unit.lacking) == ("onnx", tuple(sorted(files)), lacking)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """Bytes changed: an answer or ``ContainerBroken``."""

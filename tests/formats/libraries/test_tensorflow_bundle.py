@@ -144,7 +144,7 @@ def test_an_index_beyond_the_bounds_is_not_called_broken(monkeypatch, bound):
         read_layout(MemorySource(FILES["ckpt-1.index"]), "tensorflow-index")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(stem=st.sampled_from(STEMS), changes=edits, is_summed=st.booleans())
 def test_a_changed_index_never_surprises(stem, changes, is_summed):
     """An index with bytes changed, its sums made right again or not: an answer, or ``ContainerBroken``."""

@@ -127,7 +127,7 @@ def test_lines_of_json_come_back(entries):
 
 def hostile():
     """Logs that are made to take time or memory, by what is the matter with them."""
-    size = LOG_BYTES_MAX // 64  # all of it takes so much longer, and no test needs that
+    size = LOG_BYTES_MAX // 256  # all of it takes so much longer, and no test needs that
     wide = b"epoch," + b",".join(b"c%d" % number for number in range(20_000))
     yield "very many columns", "table", wide + b"\n" + b"1," * (size // 4) + b"1\n"
     yield "a header of many columns that is short", "table", b"epoch" + b",a" * 30_000 + b"\n" + b"1,2\n" * 1000
@@ -173,7 +173,7 @@ def test_hostile_logs_take_little(form, data):
     finally:
         tracemalloc.stop()
     check(log)
-    assert most < 40 << 20
+    assert most < 20 << 20
     assert time.monotonic() - begun < 20
 
 

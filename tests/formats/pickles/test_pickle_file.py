@@ -138,7 +138,7 @@ def test_a_pickle_beyond_the_bounds_is_not_called_broken(monkeypatch, bound, val
         read_layout(MemorySource(FILES["state.joblib"]), "pickle")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(name=st.sampled_from(sorted(FILES)), changes=edits)
 def test_a_changed_file_never_surprises(name, changes):
     """A file with bytes changed: extents inside of it and disjoint, or ``ContainerBroken``."""

@@ -260,7 +260,7 @@ def test_an_unknown_storage_type_is_not_called_broken():
         layout_of(DATA.replace(b"FloatStorage", b"FluffStorage"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """A file with bytes changed: extents that fill it to its end, or ``ContainerBroken``."""
