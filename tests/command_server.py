@@ -45,6 +45,7 @@ def serve() -> None:
 def _know_s3() -> None:
     """Have botocore parse what each command on a bucket would parse."""
     import boto3
+
     from parsed_once import parse_once
 
     parse_once()
