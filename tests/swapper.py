@@ -9,7 +9,7 @@ from contextlib import contextmanager
 NEIGHBOUR = 65_534
 # Exchanges two names in one step, over and over, as the user that owns the tree; begins when it says so.
 SWAPPER = textwrap.dedent("""
-    import ctypes, os, sys
+    import ctypes, os, sys, time
     os.chdir(sys.argv[2])
     os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
     renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
@@ -23,6 +23,7 @@ SWAPPER = textwrap.dedent("""
         if turn % 64 == 0:
             with open("log", "ab") as log:
                 log.write(b"x")
+            time.sleep(0.0003)  # the other one is to get on, too, where there are two processors
 """)
 
 
