@@ -60,7 +60,7 @@ def delete_unused(repository: Repository) -> set[bytes]:
     """Delete packs that no version needs, directly or by records."""
     live = LiveChunks(repository, set(repository.moves.listed()))
     for stored in versions_of(repository):
-        live.add_version(stored)
+        live.add_version(stored, repository.entries(stored))
     unused = {pack for pack, _ in repository.packs()} - live.ordinals.keys()
     for pack in unused:
         repository.store.delete(names.pack(pack))

@@ -89,7 +89,17 @@ MISTAKES = {
     "memory without a unit": (
         "[proof]\nmemory = 512\n",
         3,
-        'memory in [proof] must be an amount of memory like "512MiB" or "1.5GiB", not 512: FILE:3',
+        'memory in [proof] must be an amount of memory like "512MiB" or "1.5GiB", at least 384MiB, not 512: FILE:3',
+    ),
+    "cache of bases that is no amount": (
+        '[backup]\nbase_cache = "0"\n',
+        3,
+        'base_cache in [backup] must be an amount of memory like "512MiB" or "1.5GiB", at least 64MiB, not "0": FILE:3',
+    ),
+    "too small a cache of bases": (
+        '[backup]\nbase_cache = "1MiB"\n',
+        3,
+        'base_cache in [backup] must be at least 64MiB, not "1MiB": FILE:3',
     ),
     "too little memory": (
         '[proof]\nmemory = "0.1GiB"\n',

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
-from difference_parts import History, put_differences, trained, weights
+import difference_parts
+from compacting import compacted, delete_buried
+from difference_parts import History, put_differences, put_one, trained, weights
 from doubles.memory_store import MemoryStore
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.cold.find import cold_packs
@@ -13,6 +16,7 @@ from mlsync.mirror.account import CopyOptions
 from mlsync.mirror.copying import copy_versions
 from mlsync.mirror.rekey import copy_rekeyed
 from mlsync.monitor import SilentMonitor
+from mlsync.repository import names
 from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.manifest import refs_of
 from mlsync.repository.repository import Repository
@@ -41,6 +45,31 @@ def test_a_mirror_of_one_version_has_its_bases():
     problems = check(mirror, SilentMonitor(), read_data=True).problems
     assert [one.key for one in problems if not one.key.startswith("versions/")] == []
     assert [content_of(mirror, number) for number in (2, 3)] == [history.plains[2], history.plains[3]]
+
+
+def test_a_copy_that_goes_on_after_a_base_is_gone_lists_nothing_that_needs_it(monkeypatch):
+    """A broken-off copy left a pack of differences; its base is moved and gone since, and a reader would want it."""
+    # The bases' pack has a smaller chunk too, which is the one that is moved when nothing is needed of it.
+    monkeypatch.setattr(difference_parts, "put_one", functools.partial(put_one, beside=b"small"))
+    history, target = History(), MemoryStore()
+    history.drop(1)
+    options = CopyOptions(now_ns=NOW_NS, host="host", create=True)
+    copy_versions(history.repository, target, options, RecordingMonitor())
+    for number in (2, 3):
+        key = history.repository.version_key("run", number)
+        for one in (key, names.copy_of(key)):
+            target.delete(one)
+    target.delete(names.pack(history.base.pack))
+    history.drop(3)
+    for gone in (history.refs[2].pack, history.base.pack):
+        assert compacted(history.repository).left == {}
+        assert delete_buried(history.repository) == {gone}
+    left_out = copy_versions(history.repository, target, options, RecordingMonitor()).left_out
+    assert [one.number for one in left_out] == [2]
+    assert "prune the mirror" in left_out[0].why
+    target.delete(names.pack(history.refs[2].pack))
+    assert copy_versions(history.repository, target, options, RecordingMonitor()).left_out == []
+    assert content_of(Repository.open(target, Passphrase(b"a passphrase")), 2) == history.plains[2]
 
 
 def test_a_copy_under_another_key_has_no_differences():

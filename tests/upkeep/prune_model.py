@@ -143,6 +143,8 @@ class Rules:
     copies_manifest_last: bool = True
     copies_what_it_saw: bool = True
     copies_records: bool = True
+    holds_bases: bool = True
+    copies_bases: bool = True
     lies: int = 0
 
 
@@ -164,6 +166,13 @@ class World:
     # How many people discard what was planted in the place of the first compaction's record.
     discards: int = 0
     has_copier: bool = False
+    # Packs of differences, each with the pack of their bases, of which versions need nothing else.
+    bases: tuple[tuple[str, str], ...] = ()
+
+    def needs_base(self, base: str, packs: Packs) -> bool:
+        """Whether a reader wants the content of a pack: of bases, only while a pack of their differences is there."""
+        users = {pack for pack, its_base in self.bases if its_base == base}
+        return not users or not users.isdisjoint(packs)
 
     def is_gone(self, number: int, what: Any) -> bool:
         """Whether a version is the one that was decided to be gone."""
@@ -179,6 +188,8 @@ Step = tuple[Store, Local, int]
 DONE: Local = ("done",)
 # Where an object leads that was planted in the place of a move record: to no pack.
 PLANTED = "planted"
+# Ends the name of a pack that has one chunk of a pack of bases, and not what differences need.
+IDLE = "idle"
 # Begins what a prune has in mind to delete at its end, the record of a pack.
 RECORD = "record of "
 
@@ -205,10 +216,13 @@ def _writer_begin(world: World, rules: Rules, name: str, store: Store, local: Lo
 def _writer_index(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
     _, parent, number, attempt = local
     # The tombstones before it reads: what has one is stored again. Packs that it knows are asked for by name.
-    old = frozenset({world.writers[int(name[1])]}) & store.packs - store.tombs
-    if not old:
+    known = world.writers[int(name[1])]
+    old = frozenset({known}) | {base for pack, base in world.bases if pack == known}
+    if not old <= store.packs - store.tombs:
+        old = frozenset()
+    if not old and known not in store.packs - store.tombs:
         # What was moved is used where it lies now, and that place is named.
-        place = last_place(world.writers[int(name[1])] or "", store.packs - store.tombs, store.records)
+        place = last_place(known or "", store.packs - store.tombs, store.records)
         old = frozenset() if place is None else frozenset({place})
     yield store, ("upload", parent, number, attempt, old), lies
 
@@ -410,8 +424,20 @@ def _prune_release(world: World, rules: Rules, name: str, store: Store, local: L
     # A pack that versions name goes too, if what they need is read where records lead: not in what goes with it.
     _, rounds, doomed, moved, seen, marks = local
     left = store.packs - doomed - moved
-    free = {pack for pack in moved if not rules.reads_before_release or last_place(pack, left, store.records)}
+    there = _that_want_bases(rules, store)
+    free = {
+        pack
+        for pack in moved
+        if not rules.reads_before_release
+        or not world.needs_base(pack, there)
+        or _has_content(last_place(pack, left, store.records))
+    }
     yield store, ("delete", rounds, tuple(sorted(doomed | free)), seen, marks), lies
+
+
+def _that_want_bases(rules: Rules, store: Store) -> Packs:
+    """The packs whose bases count as needed: all that are there, although they were moved and go in this very round."""
+    return store.packs if rules.holds_bases else store.packs - {old for old, _ in store.records}
 
 
 def _prune_delete(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
@@ -520,22 +546,29 @@ def _listings(store: Store, lies: int) -> Iterator[tuple[Numbers, int]]:
 
 
 def _compaction(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
-    """One step of a compaction: the new pack, read back; the record; the tombstone."""
-    pack, new = world.compactions[int(name[1])], f"{name}new"
+    """One step of a compaction: the new pack, read back; the record; the tombstone.
+
+    Differences are moved without their bases. Of a pack of bases that nothing needs, one chunk is moved.
+    """
+    pack = world.compactions[int(name[1])]
+    new = local[1] if len(local) > 1 else f"{name}new"
     match local[0]:
         case "begin":
             is_named = any(what != FENCE and pack in what for _, what in store.numbers)
             is_there = pack in store.packs - store.tombs
             step = "bury" if dict(store.records).get(pack, PLANTED) != PLANTED else "upload"
-            yield store, ((step,) if is_named and is_there else DONE), lies
+            new = f"{name}new" if world.needs_base(pack, _that_want_bases(rules, store)) else f"{name}{IDLE}"
+            yield store, ((step, new) if is_named and is_there else DONE), lies
         case "upload":
-            yield store.with_pack(new), ("read back",), lies
+            its_bases = (base for user, base in world.bases if user == pack)
+            is_read = all(_has_content(last_place(base, store.packs, store.records)) for base in its_bases)
+            yield (store.with_pack(new), ("read back", new), lies) if is_read else (store, DONE, lies)
         case "read back":
-            yield store, (("record",) if new in store.packs else DONE), lies
+            yield store, (("record", new) if new in store.packs else DONE), lies
         case "record":
             there = dict(store.records).get(pack)
             if there == PLANTED:
-                yield store, (DONE if rules.never_overwrites_records else ("overwrite",)), lies
+                yield store, (DONE if rules.never_overwrites_records else ("overwrite", new)), lies
             else:
                 yield (store if there else store.with_records(store.records | {(pack, new)})), ("bury",), lies
         case "overwrite":
@@ -580,10 +613,20 @@ def _copier(world: World, rules: Rules, name: str, store: Store, local: Local, l
             yield from _copied(rules, store, versions, todo, lies)
         case ("record", versions, todo):
             yield from _followed(rules, store, versions, todo, lies)
+        case ("manifest", versions, _) if _wants_base(world, rules, versions[0][1], mirror):
+            # It says that it could not copy this one, and why.
+            yield store, ("next", versions[1:]), lies
         case ("manifest", versions, todo):
             copied = Mirror((*mirror.numbers, versions[0]), mirror.packs, mirror.records, mirror.slandered)
             step = ("next", versions[1:]) if rules.copies_manifest_last else ("packs", versions, todo)
             yield store.mirrored(copied), step, lies
+
+
+def _wants_base(world: World, rules: Rules, what: Packs, mirror: Mirror) -> bool:
+    """Whether a pack of differences came before the source moved it, and its bases are gone since."""
+    wanted = {base for pack, base in world.bases if pack in what and pack in mirror.packs}
+    places = [last_place(base, mirror.packs, mirror.records) for base in wanted]
+    return rules.copies_bases and not all(map(_has_content, places))
 
 
 def _before_the_list(rules: Rules, store: Store, local: Local, lies: int) -> Step:
@@ -637,15 +680,24 @@ def broken(world: World, store: Store) -> list[int]:
     lost = [
         number
         for number, what in store.numbers
-        if what != FENCE and not what <= store.packs and not world.is_gone(number, what) and _is_lost(what, store)
+        if what != FENCE
+        and not what <= store.packs
+        and not world.is_gone(number, what)
+        and _is_lost(world, what, store)
     ]
     mirror = store.mirror
-    lost += [number for number, what in mirror.numbers if not what <= mirror.packs and _is_lost(what, mirror)]
+    lost += [number for number, what in mirror.numbers if not what <= mirror.packs and _is_lost(world, what, mirror)]
     return [*lost, *mirror.slandered]
 
 
-def _is_lost(what: Packs, place: Store | Mirror) -> bool:
-    return any(last_place(pack, place.packs, place.records) is None for pack in what)
+def _is_lost(world: World, what: Packs, place: Store | Mirror) -> bool:
+    needed = (pack for pack in what if world.needs_base(pack, place.packs))
+    return not all(_has_content(last_place(pack, place.packs, place.records)) for pack in needed)
+
+
+def _has_content(place: str | None) -> bool:
+    """Whether what was sought is in the pack that was found."""
+    return place is not None and not place.endswith(IDLE)
 
 
 def processes(world: World) -> list[tuple[str, Any, Local]]:

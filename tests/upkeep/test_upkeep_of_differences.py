@@ -125,7 +125,7 @@ def test_bases_are_live_as_long_as_differences_are(history):
     history.drop(1)
     live = LiveChunks(history.repository, set())
     for stored in versions_of(history.repository):
-        live.add_version(stored)
+        live.add_version(stored, history.repository.entries(stored))
     assert live.ordinals.keys() == {history.base.pack, history.refs[2].pack, history.refs[3].pack}
     assert live.sizes[history.base.pack] == history.base.stored_bytes
     assert live.own_sizes.get(history.base.pack, 0) == 0

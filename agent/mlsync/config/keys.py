@@ -245,9 +245,13 @@ def size_from(lowest_bytes: int) -> Kind[int]:
     """Return what accepts an amount of memory from *lowest_bytes* on."""
 
     def parse(value: Any, _base: Path) -> int:
-        size_bytes = parse_size(value)
+        least = f"at least {lowest_bytes >> 20}MiB"
+        try:
+            size_bytes = parse_size(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, {least}") from None
         if size_bytes < lowest_bytes:
-            raise ValueError(f"at least {lowest_bytes >> 20}MiB")
+            raise ValueError(least)
         return size_bytes
 
     return Kind(f"an amount of memory, at least {lowest_bytes >> 20}MiB", parse)

@@ -70,9 +70,31 @@ class Packs:
     def needs(self, stored: StoredVersion, reader: ChunkReader) -> PackNeeds:
         """Return what a version needs; raise ``ObjectMissing`` if a pack is nowhere, and what cannot be read."""
         found = PackNeeds()
-        for pack_id in self._named.of(stored, reader):
+        named = self._named.of(stored, reader)
+        for pack_id in named:
             self._need(found, pack_id, 0)
+        if found.records:
+            self._refuse_without_bases(stored, named)
         return found
+
+    def _refuse_without_bases(self, stored: StoredVersion, named: Iterable[bytes]) -> None:
+        """Raise ``ObjectMissing`` if the mirror would read a difference of which nobody has the base any more.
+
+        A copy that was broken off may have left the difference's pack there. Since then the source moved that, without
+        the base, and let the base's pack go. A reader takes what was moved only where the old pack is gone.
+        """
+        left = {pack_id for pack_id in named if pack_id in self.there and pack_id not in self._sizes}
+        if not left:
+            return
+        refs = (ref for entry in self._source.entries(stored) for ref in entry.chunks if ref.pack in left)
+        for ref in refs:
+            if ref.base is not None and self._source.moves.last_place(ref.base, self._is_anywhere) is None:
+                what = "the source moved what a pack of the mirror holds as differences, and the bases are gone"
+                advice = "prune the mirror, which deletes that pack, and copy again afterwards"
+                raise ObjectMissing(what, where=names.pack(ref.pack), advice=advice)
+
+    def _is_anywhere(self, pack_id: bytes) -> bool:
+        return pack_id in self.there or pack_id in self._sizes
 
     def is_other(self, pack_id: bytes) -> bool:
         """Return whether the mirror's pack has another size than the source's."""

@@ -15,11 +15,11 @@ from mlsync.repository.ahead import ahead
 from mlsync.repository.later_proof import StoredProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.upkeep.lists_ahead import FILES_MAX, file_count
 from mlsync.upkeep.prune_sight import VersionPlace
 
-# Manifests of so many bytes together, and lists of so many files, are in memory ahead of their turn.
+# Manifests of so many bytes together are in memory ahead of their turn.
 _MANIFESTS_BYTES: Final = 16 << 20
-_FILES_MAX: Final = 50_000
 
 _T = TypeVar("_T")
 
@@ -94,13 +94,13 @@ def read_ahead(
             return found.error
         return _read(repository, place, found.get(), beside)
 
-    for (place, _), result in ahead(read, opened(), weight_of=_file_count, weight_max=_FILES_MAX):
+    for (place, _), result in ahead(read, opened(), weight_of=_file_count, weight_max=FILES_MAX):
         yield place, result()
 
 
 def _file_count(one: tuple[VersionPlace, Looked[StoredVersion]]) -> int:
     stored = one[1].value
-    return 0 if stored is None else stored.root.summary.file_count
+    return 0 if stored is None else file_count(stored)
 
 
 def _read(repository: Repository, place: VersionPlace, stored: StoredVersion, beside: Beside) -> VersionRead:

@@ -8,7 +8,7 @@ compaction finishes that. Nothing is deleted here; a pack goes after its grace, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -26,7 +26,7 @@ from mlsync.errors import (
     ObjectDamaged,
     Stopped,
 )
-from mlsync.monitor import Monitor
+from mlsync.monitor import Monitor, Task
 from mlsync.repository import names
 from mlsync.repository.ahead import each
 from mlsync.repository.encoding.segments import segment_refs
@@ -37,6 +37,7 @@ from mlsync.repository.manifest import ChunkRef, with_bases
 from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
 from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version, listed_versions
+from mlsync.upkeep.lists_ahead import with_entries
 from mlsync.upkeep.live_chunks import LiveChunks
 
 #: A pack is moved if less than this share of it is needed: it frees more than it writes.
@@ -223,11 +224,20 @@ def look_at_all(repository: Repository, monitor: Monitor) -> tuple[LiveChunks, d
     listed = listed_versions(repository.store.list(names.VERSIONS))
     keys = [names.version(run_id, one.number) for run_id, one in listed if not one.is_fence]
     with monitor.task("looking at what versions need", len(keys), unit="versions") as task:
-        for stored in each(lambda key: _opened(repository, key), keys):
-            if stored is not None:
-                live.add_version(stored)
+        opened = each(lambda key: _opened(repository, key), keys)
+        for stored, entries in with_entries(repository, _that_are(opened, task)):
+            live.add_version(stored, entries)
             task.advance(1)
     return live, {pack_id: info.size_bytes for pack_id, info in repository.packs()}, moved
+
+
+def _that_are(found: Iterable[StoredVersion | None], task: Task) -> Iterator[StoredVersion]:
+    """Yield those that are versions; the others are done with that."""
+    for stored in found:
+        if stored is None:
+            task.advance(1)
+        else:
+            yield stored
 
 
 def _opened(repository: Repository, key: str) -> StoredVersion | None:
@@ -397,9 +407,9 @@ def releasable(
     record that lies. Ask right before the packs are deleted: a version may have been made since they were moved.
     """
     search = _Release(repository, packs, sizes)
-    for stored in versions:
+    for stored, entries in with_entries(repository, versions):
         search.add(segment_refs(stored.root, stored.key))
-        search.add(ref for entry in repository.entries(stored) for ref in entry.chunks)
+        search.add(ref for entry in entries for ref in entry.chunks)
     return search.free(monitor)
 
 

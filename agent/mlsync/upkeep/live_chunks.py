@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.history.move import STEPS_MAX
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository, StoredVersion
 
 
@@ -55,10 +55,10 @@ class LiveChunks:
         """Packs that versions name and of which they need nothing, with the epochs of their keys."""
         return {pack: epoch for pack, epoch in self._named.items() if pack not in self.ordinals}
 
-    def add_version(self, stored: StoredVersion) -> None:
-        """Add every chunk of a version: of its files, and of its list of files. Raise what reading it raises."""
+    def add_version(self, stored: StoredVersion, entries: Iterable[Entry]) -> None:
+        """Add every chunk of a version: of its list of files, and of its *entries*."""
         self.add(segment_refs(stored.root, stored.key))
-        self.add(ref for entry in self._repository.entries(stored) for ref in entry.chunks)
+        self.add(ref for entry in entries for ref in entry.chunks)
 
     def add(self, refs: Iterable[ChunkRef]) -> None:
         """Add chunks and their bases. Of one that was moved, both places count: the old pack may be there still."""
