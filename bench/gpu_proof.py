@@ -1,13 +1,15 @@
 """How fast a checkpoint gets from the repository to proved on a GPU, beside what loads the same file there.
 
-    python bench/gpu_proof.py [--device cuda] [--sizes-gib 1,4,16] [--types float32,bfloat16] [--rounds 3] [--quick]
+    python bench/gpu_proof.py [--device cuda] [--sizes-gib 0.1,1,4,16] [--types float32,bfloat16] [--rounds 3] [--quick]
     python bench/gpu_proof.py --device cpu --sizes-gib 0.25      # where there is no GPU: does it work?
 
 For each size and type: mlsync backs the file up into a repository in a directory and proves it from there: the whole
 proof, the reading alone (fetch, open, decode), and each step of the child alone (copy into pinned memory, onto the
-device, digest and counts). Beside it torch.load(map_location=device) and safetensors' load_file of the same numbers,
-on the same disk. "from disk": what is read was taken out of the page cache before; "cached": read once before. Every
-process that is measured is there when its clock starts: torch imported, the device's context made. Memory of the
+device, digest and counts); and a version's proof by a child that starts for it, beside one by a child that waited on
+the GPU since the last version. Beside it torch.load(map_location=device) and safetensors' load_file of the same
+numbers, on the same disk. "from disk": what is read was taken out of the page cache before; "cached": read once
+before. Every other process that is measured is there when its clock starts: torch imported, the device's context made.
+Memory of the
 device is what all processes together take more of it than before, as the driver says, contexts too. In the end a
 training on the same device, alone and while proofs run without pause beside it.
 
@@ -63,11 +65,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = report.parser(__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
-    parser.add_argument("--sizes-gib", default=None, help="sizes with commas; default 1,4,16 (quick: 0.0625)")
+    parser.add_argument("--sizes-gib", default=None, help="sizes with commas; default 0.1,1,4,16 (quick: 0.0625)")
     parser.add_argument("--types", default="float32,bfloat16", help="torch's names, with commas")
     parser.add_argument("--rounds", type=int, default=None, help="default 3; quick: 1")
     arguments = parser.parse_args()
-    sizes = arguments.sizes_gib or ("0.0625" if arguments.quick else "1,4,16")
+    sizes = arguments.sizes_gib or ("0.0625" if arguments.quick else "0.1,1,4,16")
     arguments.sizes_gib = [float(size) for size in sizes.split(",")]
     arguments.types = arguments.types.split(",")
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
@@ -90,6 +92,7 @@ def one_file(place: Path, gib: float, dtype: str, arguments: argparse.Namespace)
     row["proof"] = {"device": proof["device"], "torch": proof["torch"], "start_s": round(proof["start_s"], 2)}
     row["proof"] |= rates(proof["runs"], row["size_bytes"]) | {"device_peak_mib": memory.peak_mib}
     row["proof"] |= {name: proof[name] for name in ("host_peak_mib", "child_peak_mib")}
+    row["warm_and_cold"] = step("warm_and_cold", config=config, passphrase=SECRET, **common)["runs"]
     for name, path in zip(LOADERS, (source / "last.pt", tensors), strict=True):
         with DeviceMemory() as memory:
             load = step(name, path=str(path), **common)
@@ -205,6 +208,15 @@ def show(result: dict[str, object]) -> None:
         "Each step of the child alone, GB/s",
         ["type", *parts],
         [(dtype, *found.values()) for dtype, found in result["stages_gb_per_s"].items()],
+    )
+    report.show(
+        "A version's proof by a child that starts for it, and by one that waited; seconds, and the child's CPU seconds",
+        ["file", "waited", "cold", "warm", "cold CPU", "warm CPU", "MiB waiting"],
+        [
+            (f"{row['gib']:g} GiB {row['dtype']}", *one.values())
+            for row in result["files"]
+            for one in row["warm_and_cold"]
+        ],
     )
     found = result["training"]
     report.show("A training on the same device", list(found), [list(found.values())])

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from mlsync.proof.programs import gpus
 from mlsync.values import Level
 
 WINDOWS_TIMED = 200
@@ -82,6 +83,51 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
             about = {"device": info.device, "torch": info.torch, "start_s": start_s, "runs": runs}
             child = prover._engine.pid  # noqa: SLF001 - nobody but this benchmark wants to know it
             return about | {"host_peak_mib": peak_mib(os.getpid()), "child_peak_mib": peak_mib(child)}
+
+
+def warm_and_cold(config: str, passphrase: str, device: str, rounds: int):
+    """The last checkpoint proved by a child that starts for it, and by one that waited for it; the same in turns."""
+    from mlsync.app.flow_options import prover_of
+    from mlsync.app.session import Session
+    from mlsync.config.load import load
+    from mlsync.monitor import SilentMonitor
+    from mlsync.proof.warm import WarmEngine
+    from mlsync.repository.keys.keyslot import Passphrase
+
+    warm = WarmEngine()
+    warm.stay_s = 60.0
+    with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
+        entry, reader = last_checkpoint(session)
+
+        def version():
+            with prover_of(session.config, device, warm=warm) as prover:
+                proved(prover, reader, entry)
+                child = prover._engine.pid  # noqa: SLF001 - nobody but this benchmark wants to know it
+                version.child_cpu_s = cpu_s(child)
+
+        runs = []
+        with reader:
+            for _ in range(rounds):
+                cold_s, _ = timed(version)
+                cold_cpu_s = version.child_cpu_s
+                waits = warm.left_s > 0  # else both started one: on the CPU, or with little of the GPU's memory free
+                warm_s, _ = timed(version)
+                warm_cpu_s = version.child_cpu_s - (cold_cpu_s if waits else 0.0)
+                free = sum(gpus.free_bytes().values())
+                warm.close()
+                # What a child takes that waits: its context, of which nothing but the driver knows.
+                waiting_mib = round((sum(gpus.free_bytes().values()) - free) / (1 << 20), 1) if waits else None
+                runs.append(
+                    {
+                        "waited": waits,
+                        "cold_s": round(cold_s, 3),
+                        "warm_s": round(warm_s, 3),
+                        "cold_child_cpu_s": round(cold_cpu_s, 2),
+                        "warm_child_cpu_s": round(warm_cpu_s, 2),
+                        "waiting_mib": waiting_mib,
+                    }
+                )
+    return {"runs": runs}
 
 
 def price(config: str, passphrase: str):
@@ -378,6 +424,7 @@ STEPS = {
     "make_repeated": make_repeated,
     "prove": prove,
     "price": price,
+    "warm_and_cold": warm_and_cold,
     "stages": stages,
     "torch.load": load_torch,
     "safetensors": load_safetensors,

@@ -15,6 +15,7 @@ from mlsync.errors import DeviceMissing
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs import gpus
 from mlsync.proof.prover import Prover
+from mlsync.proof.warm import WarmEngine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -172,3 +173,23 @@ def test_the_gpu_is_given_back():
         short.prove(MemorySource(yolo_bytes()), b"last.pt")
         pid = short._engine.pid
     assert str(pid) not in compute_processes()
+
+
+def test_a_child_waits_and_proves_the_next_version():
+    """Between versions a child keeps the context alone; confined, it takes memory again, and proves as before."""
+    warm = WarmEngine()
+    warm.stay_s = 60.0
+    source = MemorySource(torch_bytes({"x": torch.randn(16 << 20)}))
+    free = torch.cuda.mem_get_info()[0]
+    pids = []
+    for _ in range(3):
+        with Prover(ProofOptions(device="cuda"), warm) as prover:
+            verdict = prover.prove(source, b"x.pt")
+            assert (status(verdict), verdict.proof.level) == ("proved", 4)
+            pids.append(prover._engine.pid)
+        if not warm.left_s:
+            pytest.skip("less of the GPU is free than a child leaves others")
+        assert (free - torch.cuda.mem_get_info()[0]) >> 20 < 1024
+    assert len(set(pids)) == 1
+    warm.close()
+    assert (free - torch.cuda.mem_get_info()[0]) >> 20 < 64

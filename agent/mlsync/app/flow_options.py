@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlsync.proof.framework import Framework
     from mlsync.proof.options import ProofOptions
     from mlsync.proof.prover import Prover
+    from mlsync.proof.warm import WarmEngine
     from mlsync.proving.load import LoadingOptions
 
 UPLOADS_DIRECTORY = "uploads"
@@ -66,12 +67,17 @@ def server_options(s3: S3Settings) -> StoreOptions:
     )
 
 
-def prover_of(config: Config, device: str | None = None, *, run: str | None = None) -> Prover:
-    """Return a prover by the configuration; *device* overrides it, *run* says whose checkpoints they are."""
+def prover_of(
+    config: Config, device: str | None = None, *, run: str | None = None, warm: WarmEngine | None = None
+) -> Prover:
+    """Return a prover by the configuration; *device* overrides it, *run* says whose checkpoints they are.
+
+    With *warm* it takes a child that waits there, and leaves its own there.
+    """
     from mlsync.app.proof_user import runs_as
     from mlsync.proof.prover import Prover  # late, with all parsers of checkpoints
 
-    return Prover(proof_options(config, device, runs_as(config, run)))
+    return Prover(proof_options(config, device, runs_as(config, run)), warm)
 
 
 def backup_options(config: Config, state_directory: Path, run: str | None = None) -> BackupOptions:

@@ -25,6 +25,7 @@ from mlsync.source.paths import display
 
 if TYPE_CHECKING:
     from mlsync.app.pass_result import PassResult
+    from mlsync.proof.warm import WarmEngine
 
 _MANY_FILES: Final = 10_000
 _MANY_BYTES: Final = 1 << 30
@@ -42,6 +43,7 @@ def back_up(
     at_once: bool = False,
     is_late: bool = False,
     held: tuple[HeldSave, ...] = (),
+    warm: WarmEngine | None = None,
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock.
 
@@ -49,6 +51,7 @@ def back_up(
     says so, beside *stop*, a version whose content is stored is committed without its proof. With *at_once*, and with a
     deadline, neither limits nor the needs of others slow it: what is not stored by then is lost. One that *is_late* has
     waited for others long enough. *held* are saves whose files the agent held open, which stay open.
+    *warm* is where a child waits that may prove it.
     """
     max_lag_s = 0.0 if is_late else session.config.limits.max_lag_s
     SLOWNESS.begin(hurries=at_once or deadline_s is not None, max_lag_s=max_lag_s)
@@ -65,8 +68,8 @@ def back_up(
         deadline=None if deadline_s is None else Deadline.at(deadline_s),
         announce=partial(_announce, monitor, watch.run),
     )
-    prover = partial(prover_of, session.config, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
+    prover = partial(prover_of, session.config, run=watch.run, warm=warm)
     with working_on(watch.run):
         source = msgspec.structs.replace(source_of(watch), held=held)
         return backup(session.repository, session.state, source, prover, options, monitor)

@@ -821,6 +821,14 @@ class ProofSettings:
         example='"1GiB"',
         name="memory",
     )
+    keep_warm_s: float = key(
+        duration,
+        "How long the process that proves on a GPU waits for the next version, if versions come that fast: with its "
+        "context alone, and only while much of the GPU's memory is free.",
+        default='"2m"',
+        example='"0s"',
+        name="keep_warm",
+    )
     python: Path | None = key(
         path,
         "The Python that proves. For a GPU it needs torch: give the trainer's.",

@@ -116,7 +116,8 @@ class ProofChild:
         self._memory_fd = _shared_memory(WINDOW_COUNT * WINDOW_STRIDE_BYTES)
         try:
             self._process = self._start(device, user)
-            self._memory = memoryview(mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES))
+            self._shared = mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES)
+            self._memory = memoryview(self._shared)
         except BaseException:
             os.close(self._memory_fd)
             raise
@@ -147,6 +148,10 @@ class ProofChild:
     def window(self, index: int) -> memoryview:
         """Return the *index*-th window of the shared memory."""
         return self._memory[index * WINDOW_STRIDE_BYTES : (index + 1) * WINDOW_STRIDE_BYTES]
+
+    def forget_windows(self) -> None:
+        """Give the windows' memory back to the machine; who reads them next, here or in the child, finds zeros."""
+        self._shared.madvise(mmap.MADV_REMOVE)
 
     @property
     def memory(self) -> dict[str, int]:
@@ -190,6 +195,10 @@ class ProofChild:
         while not self._answers:
             self._poll(None)
         return self._answers.popleft()
+
+    def kill(self) -> None:
+        """End the process; from any thread, also while another one waits for an answer."""
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process; it is reaped now, or later if it hangs in the kernel."""

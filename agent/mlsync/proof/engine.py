@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 # The windows of a child on the CPU; chunks are opened directly into them.
 _SHORT_WINDOW_BYTES = 1 << 20
+# The time to give memory back or take it again, both of which are done in an instant.
+_REST_TIMEOUT_S = 30.0
 
 
 class Engine:
@@ -92,6 +94,11 @@ class Engine:
         _LOG.debug("proof process %d is ready on %s after %.1f s", self.pid, self.info.device, started_in_s)
 
     @property
+    def is_on_gpu(self) -> bool:
+        """Whether the device of a child that is ready is a GPU."""
+        return self.info.device.startswith("cuda:")
+
+    @property
     def pid(self) -> int:
         """The child's process id."""
         return self._child.pid
@@ -109,15 +116,50 @@ class Engine:
         self._child.send({"begin": True, "cpu_s": int(timeout_s) + 60})
         return WindowSender(self._child, self._digest, self.info.window_bytes, self._stride_bytes, storages)
 
+    def rest(self, stay_s: float) -> int | None:
+        """Have the child, which is between two files, wait for another version; it ends by itself after *stay_s*.
+
+        Nothing of what was proved stays with it. Return how much of the GPU's memory it keeps; ``None`` if it leaves at
+        once, because others need that.
+        """
+        self._child.on_tick = None
+        self._child.forget_windows()
+        self._forget_key()
+        self._child.set_timeout(_REST_TIMEOUT_S)
+        self._child.send({"rest_s": stay_s})
+        answer = self._child.wait_answer()
+        rests, taken_bytes = answer.get("rests"), answer.get("taken_bytes")
+        if not isinstance(rests, bool) or not isinstance(taken_bytes, int) or taken_bytes < 0:
+            self._child.protocol_error("an answer to a question that was not asked")
+        return taken_bytes if rests else None
+
+    def wake(self) -> None:
+        """Have a child that waits take memory again, and a new key; raises ``ProofUnavailable`` if it has left."""
+        self._seed = os.urandom(32)
+        self._child.set_timeout(_REST_TIMEOUT_S)
+        self._child.send({"wake": self._seed.hex(), "cpu_s": int(_REST_TIMEOUT_S)})
+        digest = window_digest("nh", self._seed, self.info.window_bytes)  # while the child makes the same key
+        if self._child.wait_answer() != {"awake": True}:
+            self._child.protocol_error("an answer to a question that was not asked")
+        self._digest = digest
+
     def protocol_error(self, what: str) -> NoReturn:
         """Raise that the child sent *what*."""
         self._child.protocol_error(what)
 
+    def kill(self) -> None:
+        """Have the child end now, from any thread; ``close`` has to follow."""
+        self._child.kill()
+
     def close(self) -> None:
         """End the child."""
         self._child.close()
-        if self._digest is not None:
-            self._digest.close()
+        self._forget_key()
+
+    def _forget_key(self) -> None:
+        digest, self._digest = self._digest, None
+        if digest is not None:
+            digest.close()
 
 
 class Transfer:

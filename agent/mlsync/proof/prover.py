@@ -22,6 +22,7 @@ from mlsync.proof.numbers import number_facts, number_findings
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.spans import ExtentChecksums
 from mlsync.proof.verdict import Verdict
+from mlsync.proof.warm import WarmEngine
 from mlsync.proof.zero_tail import ZeroTail
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 
@@ -64,11 +65,13 @@ class Passed:
 class Prover:
     """Proves files one at a time, from one thread; owns the child, which starts when it is first needed.
 
-    Damage that the source finds is raised as it is, and so is ``DeviceMissing`` if the options name a CUDA device.
+    Damage that the source finds is raised as it is, and so is ``DeviceMissing`` if the options name a CUDA device. With
+    *warm* a child that was left there is taken, and one on a GPU is left there in the end if nothing went wrong.
     """
 
-    def __init__(self, options: ProofOptions) -> None:
+    def __init__(self, options: ProofOptions, warm: WarmEngine | None = None) -> None:
         self._options = options
+        self._warm = warm
         self._engine: Engine | None = None
         self._user, self._as_root = options.user, options.as_root
         self._lasting_error: ProofUnavailable | None = None
@@ -84,6 +87,9 @@ class Prover:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None and self._warm is not None and self._engine is not None:
+            engine, self._engine = self._engine, None
+            self._warm.keep(engine, self._options)
         self.close()
 
     def start(self) -> None:
@@ -93,6 +99,8 @@ class Prover:
         """
         if self._wants_device and self._engine is None and not self._is_begun:
             self._is_begun = True
+            if self._warm is not None and self._warm.has(self._options):
+                return  # it takes its memory in an instant, and not before there is something to prove
             with suppress(ProofUnavailable):
                 self._engine = self._started()
 
@@ -227,7 +235,8 @@ class Prover:
         return self._engine
 
     def _started(self) -> Engine:
-        return Engine(self._options, self._user, self._as_root)
+        engine = None if self._warm is None else self._warm.take(self._options)
+        return engine or Engine(self._options, self._user, self._as_root)
 
     def _verdict(self, inspection: Inspection, transfer: Transfer, noticed: Sequence[Finding]) -> Verdict:
         """Return the verdict on a file whose bytes all came back as its container has them; *noticed* goes into it."""

@@ -141,6 +141,7 @@ class BackupJob:
         self.holds = Holds(watch.run, watch.directory)
         self._is_told = False  # the history of the run, by the first pass
         self._took_s = 0.0  # the last pass that made a version, or looked for one
+        self._version_s = -math.inf  # when the last pass ended that made a version
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
     def _new_process(self, idle_s: float) -> PassProcess:
@@ -168,6 +169,9 @@ class BackupJob:
 
         With *deadline_s* it is for the last time.
         """
+        if deadline_s is not None:
+            # Also where another process makes the pass, or none has to.
+            self._process.leave_gpu()
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
         held = self.holds.taken(is_behind=self._took_s > _SLOW_PASS_S)
@@ -216,6 +220,7 @@ class BackupJob:
                 gently=gently and not is_late,
                 is_late=is_late,
                 held=held,
+                keeps_warm_s=0.0 if is_urgent else self._keeps_warm_s(),
             )
             done = (self._urgent if is_urgent else self._process).ask(request, stop)
         except KeyRetired:
@@ -232,8 +237,17 @@ class BackupJob:
         if self._registrations is not None:
             self._registrations.passed(opened, self.name, result)
         if result.version is not None:
+            self._version_s = self._clock()
             self._stored(result)
         return result
+
+    def _keeps_warm_s(self) -> float:
+        """Return how long a child on a GPU is to wait for the version after the one that is about to be made.
+
+        Where they are farther apart than that, it would wait in vain each time.
+        """
+        keep_warm_s = self._opener.config.proof.keep_warm_s
+        return keep_warm_s if self._clock() < self._version_s + keep_warm_s else 0.0
 
     def _is_late(self, stop: threading.Event) -> bool:
         """Return whether a pass that gives way would begin too late; have one that does not end when it is.

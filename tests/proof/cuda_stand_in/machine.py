@@ -89,6 +89,10 @@ class Gpu:
         self.others_bytes = self.total_bytes - about["free_mib"] * MEBIBYTE
         self.context_bytes = about.get("context_mib", 300) * MEBIBYTE
         self.opens = about.get("opens", True)
+        self.others_grow = about.get("others_grow")  # a file: by how many MiB, which a test may write meanwhile
+        if self.others_grow is not None:
+            with open(self.others_grow, "r+b") as file:
+                self.others_grow = mmap.mmap(file.fileno(), 8)
         self.is_open = False
         self.used_bytes = 0
         self.limit_bytes = self.total_bytes
@@ -104,6 +108,11 @@ class Gpu:
 
     def free_bytes(self):
         """What is left for anybody."""
+        if self.others_grow is not None:
+            (code,) = struct.unpack("<q", self.others_grow[:])
+            self.others_bytes = code * MEBIBYTE
+            if code < 0:
+                raise RuntimeError("CUDA error: unspecified launch failure")
         return self.total_bytes - self.others_bytes - self.is_open * self.context_bytes - self.used_bytes
 
     def allocate(self, size_bytes):

@@ -113,6 +113,8 @@ FUNCTIONS = {
     "set_device": set_device,
     "set_per_process_memory_fraction": set_per_process_memory_fraction,
     "synchronize": lambda device=None: MACHINE.gpu(device).synchronize(),
+    "empty_cache": lambda: None,
+    "memory_reserved": lambda device=None: MACHINE.gpu(device).used_bytes,
     "current_stream": current_stream,
     "stream": StreamContext,
     "_lazy_init": lambda: None,

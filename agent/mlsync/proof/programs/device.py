@@ -15,7 +15,9 @@ import json
 import math
 import mmap
 import os
+import select
 import sys
+import time
 from typing import Any
 
 KEY_SLIDES = 64
@@ -26,6 +28,10 @@ HEADER_BYTES_MAX = 16 << 20
 CUDA_WINDOW_BYTES = 16 << 20
 CUDA_WINDOWS = 3
 CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer needs the rest
+# A child that only waits leaves as soon as less is free: so much, or this share of the GPU, whichever is more.
+REST_FREE_BYTES = 4 << 30
+REST_FREE_SHARE = 0.1
+REST_LOOK_S = 1.0
 FLOAT16_MAX = 65504.0
 PYTHON_MIN = (3, 9)
 TORCH_MIN = (2, 1)
@@ -92,6 +98,12 @@ class Channel:
                 raise SystemExit(0)
             at += count
 
+    def is_written_to(self, wait_s: float) -> bool:
+        """Wait for a message, or for the parent's end, *wait_s* at most; return whether there is one."""
+        poller = select.poll()
+        poller.register(self._in, select.POLLIN)
+        return bool(poller.poll(wait_s * 1000))
+
     def write(self, message: dict[str, Any]) -> None:
         """Send one answer."""
         text = json.dumps(message, allow_nan=False).encode()
@@ -107,6 +119,7 @@ class Device:
         self.torch = torch
         self.index: int | None = None
         self.note = ""
+        self.context_bytes = 0  # what others may take as this process's, beside its tensors; 0 if nothing tells
         self._look_for_cuda(wanted, memory_bytes)
         self.is_cuda = self.index is not None
         self.name = f"cuda:{self.index}"
@@ -122,6 +135,11 @@ class Device:
             "driver": _driver_version(),
             "free_bytes": torch.cuda.mem_get_info(self.index)[0],
         }
+
+    def is_roomy(self) -> bool:
+        """Return whether so much of the GPU is free that nobody misses what this process only keeps."""
+        free, total = self.torch.cuda.mem_get_info(self.index)
+        return bool(free >= max(REST_FREE_BYTES, REST_FREE_SHARE * total))
 
     def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
         """Choose the GPU that was asked for by number, or the one with the most free memory, if enough is free."""
@@ -162,7 +180,9 @@ class Device:
         """Make *memory_bytes* of this GPU the device; or note why not, and return the kind of failure."""
         cuda = self.torch.cuda
         try:
+            before = GPUS.free_bytes().get(index)
             free, total = cuda.mem_get_info(index)  # makes the context, which takes memory itself
+            self.context_bytes = 0 if before is None else max(0, before - free)
             if free < memory_bytes:
                 self.note = f"{memory_bytes >> 20} MiB are not free on cuda:{index} once it is opened"
                 return "device-memory"
@@ -208,10 +228,20 @@ class WindowSlot:
     """Memory for one window in progress: a pinned buffer, and one on the GPU."""
 
     def __init__(self, torch: Any, device: Device) -> None:
+        self._torch, self._device_name = torch, device.name
         self.host: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, pin_memory=True)
-        self.there: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, device=device.name)
+        self.there: Any = None
         self.event: Any = torch.cuda.Event()
         self.pending: Any = None
+
+    def take_memory(self) -> None:
+        """Have a buffer on the GPU."""
+        self.there = self._torch.empty(CUDA_WINDOW_BYTES, dtype=self._torch.uint8, device=self._device_name)
+
+    def give_memory_back(self) -> None:
+        """Have none, and nothing of a checkpoint on the host."""
+        self.there = None
+        self.host.zero_()
 
 
 class GpuNh:
@@ -252,12 +282,31 @@ class GpuProver:
         self.device = device
         self.slots = [WindowSlot(torch, device) for _ in range(CUDA_WINDOWS)]
         self.stream = torch.cuda.Stream(device.index)
-        self.digest = GpuNh(torch, device, seed)
-        # Memory for each byte of a window as a float32: to allocate it each time would cost more than to count
-        self._wide = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
-        self._magnitudes = torch.empty_like(self._wide)
         self._next = 0
+        self.take_memory(seed)
+
+    def take_memory(self, seed: bytes) -> None:
+        """Take the GPU's memory that a proof needs, with a key from *seed*."""
+        torch, device = self.torch, self.device
+        for slot in self.slots:
+            slot.take_memory()
+        self.digest: Any = GpuNh(torch, device, seed)
+        # Memory for each byte of a window as a float32: to allocate it each time would cost more than to count
+        self._wide: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
+        self._magnitudes: Any = torch.empty_like(self._wide)
         torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that reads it
+
+    def give_memory_back(self) -> int:
+        """Keep nothing of what was proved, and of the GPU's memory only the context; return how much that is."""
+        if any(slot.pending is not None for slot in self.slots):
+            raise SystemExit(3)
+        cuda = self.torch.cuda
+        cuda.synchronize(self.device.index)
+        for slot in self.slots:
+            slot.give_memory_back()
+        self.digest = self._wide = self._magnitudes = None
+        cuda.empty_cache()
+        return self.device.context_bytes + int(cuda.memory_reserved(self.device.index))
 
     def take(self, header: dict[str, Any]) -> None:
         """Queue the work on one window."""
@@ -481,6 +530,24 @@ def _open(channel: Channel, opening: dict[str, Any]) -> Any:
     return prover
 
 
+def _rest(channel: Channel, prover: GpuProver, stay_s: float) -> None:
+    """Wait for the next version with the context alone; end after *stay_s*, and where others need its memory.
+
+    Nobody has to ask for that: a parent that hangs, or was stopped, keeps no memory from a trainer.
+    """
+    ends_s = time.monotonic() + stay_s
+    taken_bytes = prover.give_memory_back()
+    is_roomy = prover.device.is_roomy()
+    channel.write({"rests": is_roomy, "taken_bytes": taken_bytes})
+    while not is_roomy or not channel.is_written_to(min(REST_LOOK_S, stay_s)):
+        try:
+            is_roomy = is_roomy and prover.device.is_roomy()
+        except RuntimeError:  # the device failed
+            is_roomy = False
+        if not is_roomy or time.monotonic() >= ends_s:
+            os._exit(0)  # at once, without a word to the libraries: the driver frees what they hold
+
+
 def _serve(channel: Channel) -> None:
     prover = _open(channel, channel.read())
     while True:
@@ -489,6 +556,12 @@ def _serve(channel: Channel) -> None:
             prover.take(header)
         elif "begin" in header:
             SANDBOX.allow_cpu(header["cpu_s"])
+        elif "rest_s" in header:
+            _rest(channel, prover, header["rest_s"])
+        elif "wake" in header:
+            SANDBOX.allow_cpu(header["cpu_s"])
+            prover.take_memory(bytes.fromhex(header["wake"]))
+            channel.write({"awake": True})
         else:
             prover.finish_all()
             channel.write({"ended": header["end"]})

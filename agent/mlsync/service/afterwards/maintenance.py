@@ -22,6 +22,7 @@ from mlsync.config.new_objects import Lock
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
+from mlsync.proof.warm import WarmEngine
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
@@ -51,6 +52,7 @@ class Maintenance:
         stop: threading.Event,
         *,
         now_ns: Callable[[], int] = time.time_ns,
+        warm: WarmEngine | None = None,
     ) -> None:
         self._session = session
         self._state = session.state
@@ -58,6 +60,7 @@ class Maintenance:
         self._monitor = monitor
         self._stop = stop
         self._now_ns = now_ns
+        self._warm = warm
         #: The older versions of which this learned more: they are proved, or turned out not to load.
         self.looked_at: set[int] = set()
         #: How many packs turned out to be damaged.
@@ -129,7 +132,7 @@ class Maintenance:
         repository, config = self._session.repository, self._session.config
         loading = loading_options(config, self._session.state_directory, run=self._run)
         with (
-            prover_of(config, run=self._run) as prover,
+            prover_of(config, run=self._run, warm=self._warm) as prover,
             LaterProver(repository, prover, self._monitor, loading=loading, stop=stop) as later,
         ):
             yield later

@@ -31,6 +31,7 @@ from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
+from mlsync.proof.warm import WarmEngine
 from mlsync.repository import names
 from mlsync.repository.readable import newest_maker
 from mlsync.repository.repository import Repository
@@ -41,6 +42,7 @@ from mlsync.service.passes.pass_process import (
     HANDED_AT_ONCE,
     HANDOVER,
     HURRY,
+    LEAVE_GPU,
     STOP,
     CopyRequest,
     EvaluateRequest,
@@ -83,6 +85,7 @@ class PassChild(LogMonitor):
         self._doing = DoingNow()
         self._may_be_killed = False
         self._gives_way = False
+        self._warm = WarmEngine()
         SLOWNESS.on_wait = self.beat
 
     def listen(self) -> None:
@@ -92,7 +95,9 @@ class PassChild(LogMonitor):
                 message = pickle.load(self._incoming)  # noqa: S301 - from the process that started this one
             except EOFError:
                 os._exit(0)
-            if message in (STOP, HURRY):
+            if message == LEAVE_GPU:
+                self._warm.leave()
+            elif message in (STOP, HURRY):
                 if self._may_be_killed:
                     os._exit(0)
                 if message == HURRY:
@@ -115,7 +120,7 @@ class PassChild(LogMonitor):
             if isinstance(request, ReadyRequest):
                 self._get_ready(request.config, request.opened)
             else:
-                self._send(**self._answer(request))
+                self._send(**self._answer(request), stays_s=self._warm.left_s)
 
     def _get_ready(self, config: Config, opened: Opened) -> None:
         """Load what most passes need that find something changed; what is wrong, they tell."""
@@ -189,6 +194,9 @@ class PassChild(LogMonitor):
     def _back_up(self, request: PassRequest, held: tuple[HeldSave, ...]) -> dict[str, Any]:
         session = self._confirmed(request.config, request.opened)
         end_s = request.deadline_s
+        self._warm.stay_s = request.keeps_warm_s
+        if end_s is not None:
+            self._warm.close()  # the machine is about to go, and its trainer may need all there is
         result = back_up(
             session,
             request.watch,
@@ -199,11 +207,12 @@ class PassChild(LogMonitor):
             at_once=request.is_unslowed,
             is_late=request.is_late,
             held=held,
+            warm=self._warm,
         )
         if request.goes_on or self._hurry.is_set():
             # A trainer may save once more before the machine ends, and that must not wait for a proof.
             return dataclasses.asdict(outcome(result))
-        maintenance = Maintenance(session, request.watch, self, self._stop)
+        maintenance = Maintenance(session, request.watch, self, self._stop, warm=self._warm)
         proved_version = maintenance.run(result) if end_s is None else maintenance.prove_until(end_s)
         made = outcome(result)
         told = () if end_s is not None else self._versions(request, {result.version, *maintenance.looked_at})

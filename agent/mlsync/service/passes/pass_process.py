@@ -3,9 +3,9 @@
 An agent that waits should be small, and most passes find no change. So what makes versions (numpy, the S3 client, the
 buffers) stays out of the agent. A pass that runs out of memory or crashes does not take the agent with it either.
 
-The agent writes pickles to the process's stdin, a ``Request``, ``ReadyRequest`` or ``STOP``; the process ends when
-that is closed. It answers on its stdout in lines of JSON: ``beat`` with a ``Doing`` any number of times, then ``done``
-or ``error``. Its log goes to the agent's stderr.
+The agent writes pickles to the process's stdin, a ``Request``, ``ReadyRequest``, ``LEAVE_GPU`` or ``STOP``; the
+process ends when that is closed. It answers on its stdout in lines of JSON: ``beat`` with a ``Doing`` any number of
+times, then ``done`` or ``error``. Its log goes to the agent's stderr.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ HANDOVER: Final = "handover="
 HANDED_AT_ONCE: Final = 64
 # The same, but a version whose content is stored is committed first, and proved later.
 HURRY: Final = "hurry"
+# A child that waits on a GPU is to leave it now.
+LEAVE_GPU: Final = "leave-gpu"
 _LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
@@ -83,7 +85,8 @@ class PassRequest:
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
     *is_unslowed*: no limit and nobody else's need slows it. *gently*: the process gives way to all others from now on,
     although the agent may not. *is_late*: it no longer waits for others, limits count as ever. *held* are saves whose
-    files the agent holds open; their descriptors come by a socket of their own, ahead of the request.
+    files the agent holds open; their descriptors come by a socket of their own, ahead of the request. A child
+    that proved it on a GPU waits *keeps_warm_s* for the next one; the answer's ``stays_s`` says how long one will.
     """
 
     config: Config
@@ -96,6 +99,7 @@ class PassRequest:
     gently: bool = False
     is_late: bool = False
     held: tuple[HeldSave, ...] = ()
+    keeps_warm_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +249,22 @@ class PassProcess:
             except BaseException:
                 self._kill()
                 raise
-            self._end_after_idle()
+            self._end_after_idle(answer.get("stays_s", 0.0))
         if "error" in answer:
             raise _raised(answer["error"])
         done: dict[str, Any] = answer["done"]
         return done
+
+    def leave_gpu(self) -> None:
+        """Have a child of the process leave the GPU if it only waits there."""
+        if not self._lock.acquire(blocking=False):
+            return  # what it is asked for now decides
+        try:
+            if self._process is not None:
+                with suppress(OSError):
+                    _send(self._process, LEAVE_GPU)
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """End the process, whatever it does: as a crash would, which a backup survives."""
@@ -269,10 +284,11 @@ class PassProcess:
         """The process's id, if there is one."""
         return None if self._process is None else self._process.pid
 
-    def _end_after_idle(self) -> None:
+    def _end_after_idle(self, stays_s: float = 0.0) -> None:
         if self._idle_s == math.inf:
             return
-        self._timer = threading.Timer(self._idle_s, self._end_idle)
+        # A child of it that waits for the next version ends with it.
+        self._timer = threading.Timer(max(self._idle_s, stays_s), self._end_idle)
         self._timer.daemon = True
         self._timer.start()
 
