@@ -9,7 +9,7 @@ import sys
 from array import array
 from pathlib import Path
 
-STAND_IN = Path(__file__).parent / "proof" / "cuda_stand_in" / "stand_in.py"
+STAND_IN = Path(__file__).parent / "proof" / "cuda_stand_in"
 PROOF_PYTHON = os.environ.get("MLSYNC_TEST_PROOF_PYTHON") or sys.executable
 ALL_MIB, CONTEXT_MIB = 24000, 300
 
@@ -32,7 +32,9 @@ class LargeGpu:
         settings = {"gpus": [gpu], "schedule": "late", "ledger": str(place / "ledger")}
         (place / "settings.json").write_text(json.dumps(settings))
         self.python = place / "python"
-        command = f'exec "{PROOF_PYTHON}" -B "{STAND_IN}" "{place}/settings.json" "$@"'
+        # In a Python of its own: what these tests look at is the very process that the proof's parent started.
+        program = f"import sys; sys.path[0] = {str(STAND_IN)!r}; import stand_in; stand_in.main(sys.argv[1:])"
+        command = f'exec "{PROOF_PYTHON}" -B -c "{program}" "{place}/settings.json" "$@"'
         self.python.write_text(f"#!/bin/sh\n{command}\n")
         self.python.chmod(0o755)
 

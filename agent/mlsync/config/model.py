@@ -823,8 +823,8 @@ class ProofSettings:
     )
     keep_warm_s: float = key(
         duration,
-        "How long the process that proves on a GPU waits for the next version, if versions come that fast: with its "
-        "context alone, and only while much of the GPU's memory is free.",
+        "How long the processes that make and prove versions wait for the next one, if versions come that fast. The "
+        "one that proves waits only on a GPU, with its context alone, and while much of the memory is free.",
         default='"2m"',
         example='"0s"',
         name="keep_warm",

@@ -242,9 +242,9 @@ class BackupJob:
         return result
 
     def _keeps_warm_s(self) -> float:
-        """Return how long a child on a GPU is to wait for the version after the one that is about to be made.
+        """Return how long the process, and a child on a GPU, are to wait for the version after the one to be made.
 
-        Where they are farther apart than that, it would wait in vain each time.
+        Where versions are farther apart than that, they would wait in vain each time.
         """
         keep_warm_s = self._opener.config.proof.keep_warm_s
         return keep_warm_s if self._clock() < self._version_s + keep_warm_s else 0.0

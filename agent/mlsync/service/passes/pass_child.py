@@ -120,7 +120,7 @@ class PassChild(LogMonitor):
             if isinstance(request, ReadyRequest):
                 self._get_ready(request.config, request.opened)
             else:
-                self._send(**self._answer(request), stays_s=self._warm.left_s)
+                self._send(**self._answer(request))
 
     def _get_ready(self, config: Config, opened: Opened) -> None:
         """Load what most passes need that find something changed; what is wrong, they tell."""

@@ -85,8 +85,8 @@ class PassRequest:
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
     *is_unslowed*: no limit and nobody else's need slows it. *gently*: the process gives way to all others from now on,
     although the agent may not. *is_late*: it no longer waits for others, limits count as ever. *held* are saves whose
-    files the agent holds open; their descriptors come by a socket of their own, ahead of the request. A child
-    that proved it on a GPU waits *keeps_warm_s* for the next one; the answer's ``stays_s`` says how long one will.
+    files the agent holds open; their descriptors come by a socket of their own, ahead of the request.
+    *keeps_warm_s*: so long the process waits for the next pass, if not longer, and a child of it on a GPU.
     """
 
     config: Config
@@ -249,7 +249,7 @@ class PassProcess:
             except BaseException:
                 self._kill()
                 raise
-            self._end_after_idle(answer.get("stays_s", 0.0))
+            self._end_after_idle(request.keeps_warm_s if isinstance(request, PassRequest) else 0.0)
         if "error" in answer:
             raise _raised(answer["error"])
         done: dict[str, Any] = answer["done"]
@@ -287,7 +287,7 @@ class PassProcess:
     def _end_after_idle(self, stays_s: float = 0.0) -> None:
         if self._idle_s == math.inf:
             return
-        # A child of it that waits for the next version ends with it.
+        # A child of it that waits for the next version on a GPU ends with it.
         self._timer = threading.Timer(max(self._idle_s, stays_s), self._end_idle)
         self._timer.daemon = True
         self._timer.start()
