@@ -58,6 +58,14 @@ MISTAKES = {
             'or "never", not "61 * * * *": FILE:3'
         ),
     ),
+    "kept warm for ever": (
+        '[proof]\nkeep_warm = "2h"\n',
+        3,
+        (
+            'keep_warm in [proof] must be a length of time like "500ms", "2s", "30m", "1h30m" or "1d", up to one hour, '
+            'not "2h": FILE:3'
+        ),
+    ),
     "bad choice": (
         '[proof]\ndevice = "gpu"\n',
         3,

@@ -42,6 +42,7 @@ _LEVEL: Final = re.compile(r"L[0-5]")
 _CHANNEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 # What is remembered longer should be in a key file, which needs no stretching.
 _REMEMBERED_S_MAX: Final = 86_400.0
+_HOUR_S: Final = 3600.0
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 # A drive's letter looks like a scheme too, and so does the host of scp's places.
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
@@ -170,6 +171,15 @@ def duration_above_zero(value: Any, base: Path) -> float:
     seconds = duration(value, base)
     if seconds <= 0:
         raise ValueError(f"{DURATION}, above zero")
+    return seconds
+
+
+@kind("a length of time up to one hour")
+def duration_up_to_an_hour(value: Any, base: Path) -> float:
+    """Return seconds, 3600 at most."""
+    seconds = duration(value, base)
+    if seconds > _HOUR_S:
+        raise ValueError(f"{DURATION}, up to one hour")
     return seconds
 
 

@@ -23,6 +23,7 @@ from mlsync.config.keys import (
     duration,
     duration_above_zero,
     duration_or_never,
+    duration_up_to_an_hour,
     endpoint,
     factory,
     flag,
@@ -822,7 +823,7 @@ class ProofSettings:
         name="memory",
     )
     keep_warm_s: float = key(
-        duration,
+        duration_up_to_an_hour,
         "How long the processes that make and prove versions wait for the next one, if versions come that fast. The "
         "one that proves waits only on a GPU, with its context alone, and while much of the memory is free.",
         default='"2m"',

@@ -151,7 +151,10 @@ class ProofChild:
 
     def forget_windows(self) -> None:
         """Give the windows' memory back to the machine; who reads them next, here or in the child, finds zeros."""
-        self._shared.madvise(mmap.MADV_REMOVE)
+        try:
+            self._shared.madvise(mmap.MADV_REMOVE)
+        except OSError:  # a kernel that cannot
+            self._memory[:] = bytes(len(self._memory))
 
     @property
     def memory(self) -> dict[str, int]:
