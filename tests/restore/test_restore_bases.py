@@ -113,6 +113,8 @@ def test_bases_that_went_with_their_file_are_not_read_from_what_replaced_it(tens
     """The bases were in a file that this restore has replaced meanwhile: what comes later fetches them."""
     tensors.restore(tmp_path / "out", a=0)
     assert tensors.restore(tmp_path / "out", a=1, b=2)[AHEAD:] == [1] * (COUNT - AHEAD)
+    # Nor is a difference read again, as one with a wrong base is.
+    assert [tensors.store.reads[names.pack(ref.pack)] for ref in tensors.refs[2]][AHEAD:] == [1] * (COUNT - AHEAD)
 
 
 def test_the_target_is_never_believed(tensors, tmp_path, monkeypatch):
