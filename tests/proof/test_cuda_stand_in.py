@@ -31,6 +31,7 @@ from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs.cpu import COUNTED_AS
 from mlsync.proof.prover import Prover
+from seaweed import die_with_parent
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +77,13 @@ def warm(tmp_path_factory):
         listener.listen()
         command = [PROOF_PYTHON, "-B", STAND_IN / "warm.py", str(listener.fileno())]
         environment = bare_environment(os.environ, "cuda")
-        process = subprocess.Popen(command, env=environment, cwd="/", pass_fds=[listener.fileno()])
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd="/",
+            pass_fds=[listener.fileno()],
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock, no Python of others
+        )
         yield path
         listener.shutdown(socket.SHUT_RDWR)
     assert process.wait(timeout=60) == 0
