@@ -148,6 +148,26 @@ class MlsyncBefore(Mlsync):
         return super().environment() | {"PYTHONPATH": str(self._agent)}
 
 
+class MlsyncRemembering(Mlsync):
+    """The kernel remembers what stretching the passphrase came to."""
+
+    name = "mlsync remembering"
+
+    @classmethod
+    def is_possible(cls) -> bool:
+        """Whether the kernel does that here."""
+        from mlsync import kernel_keyring
+
+        try:
+            kernel_keyring.probe()
+        except OSError:
+            return False
+        return True
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"MLSYNC_KEY_REMEMBER": "1h"}
+
+
 class Restic(Peer):
     name = "restic"
     program = "restic"

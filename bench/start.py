@@ -1,6 +1,6 @@
 """What short commands cost, mostly their start: processor seconds and wall time, beside an older commit and restic.
 
-    python bench/start.py [--rounds 10] [--mib 116] [--before COMMIT] [--quick]
+    python bench/start.py [--rounds 5] [--mib 116] [--before COMMIT] [--quick]
 
 A run directory as YOLO leaves it (``weights/last.pt`` and ``best.pt`` in half precision and an optimizer in float32, a
 log, a few small files) is backed up once. Then in each round, in turns: ``--help``, ``status``, ``versions``, a backup
@@ -8,7 +8,9 @@ of the untouched run, a restore of its log alone, and a backup after ``last.pt``
 Ratios are medians over the rounds of the ratio within a round; where others use the machine, they say more than seconds
 do. Processor seconds are of all processes of a command. Bytecode is there, as on every machine on which mlsync ran
 once. mlsync stretches the passphrase by Argon2id in each command that opens the repository, restic by scrypt;
-``stretching`` says what that takes of it alone. Writes results/start.json.
+``stretching`` says what that takes of it alone. ``remembered`` is mlsync where the kernel remembers what that came to
+(``[key] remember``), if it does so here. Writes results/start.json after each round, so that one that is cut off leaves
+the rounds before it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import report
-from peers import Mlsync, MlsyncBefore, Peer, Restic, source_of, versions
+from peers import Mlsync, MlsyncBefore, MlsyncRemembering, Peer, Restic, source_of, versions
 from process import Ran, run
 
-NOW, BEFORE, RESTIC = "now", "before", "restic"
+NOW, REMEMBERED, BEFORE, RESTIC = "now", "remembered", "before", "restic"
 SHORT = ("help", "status", "versions", "untouched", "restore_log")
 LOG = "results.csv"
 MAKE = """
@@ -53,39 +56,50 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
         place = Path(scratch)
         who: dict[str, Peer] = {NOW: Mlsync(place / "now")}
+        if MlsyncRemembering.is_possible():
+            who[REMEMBERED] = MlsyncRemembering(place / "remembered")
         if arguments.before is not None:
             who[BEFORE] = MlsyncBefore(place / "old", source_of(arguments.before, place / "sources"))
         if Restic.command() is not None:
             who[RESTIC] = Restic(place / "restic")
-        ran = measured(place, who, arguments)
-    rows = {step: row_of(found) for step, found in ran.items()}
-    result = {
+        said = versions([who[name] for name in (NOW, RESTIC) if name in who])
+        for rounds, ran in enumerate(measured(place, who, arguments), 1):
+            result = result_of(ran, rounds, said, arguments)
+            report.write("start", result, arguments)
+    show(result)
+
+
+def result_of(
+    ran: dict[str, dict[str, list[Ran]]], rounds: int, said: dict[str, str], arguments: argparse.Namespace
+) -> dict[str, object]:
+    """What came of so many rounds."""
+    return {
         "what": "processor seconds and wall time of short commands, medians over the rounds",
         "mib": arguments.mib,
-        "rounds": arguments.rounds,
+        "rounds": rounds,
         "before": arguments.before,
         "load": [round(load, 1) for load in os.getloadavg()],
-        "versions": versions([who[name] for name in (NOW, RESTIC) if name in who]),
-        "stretching_cpu_s": report.spread(stretched() for _ in range(arguments.rounds)),
-        "steps": rows,
+        "versions": said,
+        "stretching_cpu_s": report.spread(stretched() for _ in range(rounds)),
+        "steps": {step: row_of(found) for step, found in ran.items()},
     }
-    show(result)
-    report.write("start", result, arguments)
 
 
 def parse() -> argparse.Namespace:
     parser = report.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=None, help="default 10; quick: 2")
+    parser.add_argument("--rounds", type=int, default=None, help="default 5; quick: 2")
     parser.add_argument("--mib", type=float, default=None, help="size of last.pt; default 116 (quick: 8)")
     parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in turn")
     arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (2 if arguments.quick else 10)
+    arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
     arguments.mib = arguments.mib or (8 if arguments.quick else 116)
     return arguments
 
 
-def measured(place: Path, who: dict[str, Peer], arguments: argparse.Namespace) -> dict[str, dict[str, list[Ran]]]:
-    """What each of them took for each step, round by round; a first round, with the bytecode, does not count."""
+def measured(
+    place: Path, who: dict[str, Peer], arguments: argparse.Namespace
+) -> Iterator[dict[str, dict[str, list[Ran]]]]:
+    """What each of them took for each step, after each round; a first round, with the bytecode, does not count."""
     source = place / "run"
     make_run(source, arguments.mib)
     for peer in who.values():
@@ -98,7 +112,8 @@ def measured(place: Path, who: dict[str, Peer], arguments: argparse.Namespace) -
         make_checkpoint(source / "weights" / "last.pt", arguments.mib, number + 2)
         note(ran, number, "small", {name: peer.backup(source) for name, peer in who.items()})
         print(f"round {number} of {arguments.rounds}: done", file=sys.stderr, flush=True)
-    return ran
+        if number:
+            yield ran
 
 
 def note(ran: dict[str, dict[str, list[Ran]]], number: int, step: str, took: dict[str, Ran | None]) -> None:
@@ -152,7 +167,7 @@ def row_of(found: dict[str, list[Ran]]) -> dict[str, object]:
         }
         for name, rans in found.items()
     }
-    for other in (BEFORE, RESTIC):
+    for other in (REMEMBERED, BEFORE, RESTIC):
         if other in found:
             pairs = list(zip(found[NOW], found[other], strict=True))
             row[f"by_{other}"] = {
@@ -163,7 +178,7 @@ def row_of(found: dict[str, list[Ran]]) -> dict[str, object]:
 
 
 def show(result: dict) -> None:
-    names = [name for name in (BEFORE, NOW, RESTIC) if any(name in row for row in result["steps"].values())]
+    names = [name for name in (BEFORE, NOW, REMEMBERED, RESTIC) if any(name in row for row in result["steps"].values())]
     rows = []
     for step, row in result["steps"].items():
         cells = [row[name]["cpu_s"]["median"] if name in row else None for name in names]

@@ -338,6 +338,9 @@ def test_a_backup_that_finds_nothing_changed_starts_without_what_makes_a_version
     ours = {name for name in loaded if name.startswith("mlsync.")}
     assert not {name for name in ours if layer_of(name) in ("proof", "formats", "demo")}
     assert ours.isdisjoint({"mlsync.backup.new_version", "mlsync.source.reading", "mlsync.source.chunker"})
+    assert ours.isdisjoint(
+        {"mlsync.repository.writer", "mlsync.repository.reader", "mlsync.repository.history.decisions"}
+    )
     assert {name for name in ours if name.startswith("mlsync.cli.")} & COMMAND_MODULES == {"mlsync.cli.backup"}
 
 

@@ -1,9 +1,9 @@
 import errno
 import os
 import threading
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from source_parts import watched
 
 from mlsync.errors import ChangedWhileReading, SourceUnreadable
