@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import platform
 import time
@@ -128,6 +129,17 @@ def test_what_is_remembered_is_no_key():
     assert kept not in (wrapping, MASTER)
     assert keyslot._opened(slot, kept) is None
     assert keyslot._opened(slot, wrapping) == MASTER
+
+
+@pytest.mark.usefixtures("keyring")
+def test_each_slot_has_a_mask_of_its_own():
+    """What is remembered of two slots of one passphrase does not tell how their keys differ."""
+    masks = set()
+    for slot in (new_slot(), new_slot()):
+        keyslot.unwrap(slot, PASSPHRASE, KEPT)
+        wrapping = keyslot._own_wrapping_key(slot, PASSPHRASE, keyslot.base64.b64decode(slot.salt))
+        masks.add(bytes(map(operator.xor, kernel_keyring.find(name_of(slot)), wrapping)))
+    assert len(masks) == 2
 
 
 @pytest.mark.usefixtures("keyring")
