@@ -110,17 +110,16 @@ def test_a_server_that_refuses_to_copy_is_asked_once(here, s3_server, monkeypatc
     first = open_store(f"s3://{s3_server.make_bucket()}", options)
     copy(here, first)
     key, secret = s3_server.lacking["Read"]
-    second = open_store(f"s3://{s3_server.make_bucket()}", options)
     refused = open_store(f"s3://{s3_server.make_bucket()}", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        other = open_store(first.url, options)
     call, asked = refused._client.call, []
 
     def as_another_user(operation, arguments):
         if operation in ("copy_object", "upload_part_copy"):
             asked.append(operation)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("AWS_ACCESS_KEY_ID", key)
-                patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-                other = open_store(first.url, options)
             return other._client.call(operation, arguments)
         return call(operation, arguments)
 
@@ -131,7 +130,7 @@ def test_a_server_that_refuses_to_copy_is_asked_once(here, s3_server, monkeypatc
     assert 1 <= len(asked) <= result.pack_count
     assert (result.is_complete, result.server_side_bytes) == (True, 0)
     assert is_sound(refused)
-    for store in (first, second, refused):
+    for store in (first, refused, other):
         store.close()
 
 

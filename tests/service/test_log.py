@@ -239,7 +239,7 @@ def test_a_stuck_backup_names_the_request_and_retries(place, monkeypatch):
         return stores[-1]
 
     monkeypatch.setattr("mlsync.app.session.open_store", open_stuck)
-    monkeypatch.setattr("mlsync.app.session.SlowRequestLog", partial(SlowRequestLog, slow_s=0.1))
+    monkeypatch.setattr("mlsync.store.slow.SlowRequestLog", partial(SlowRequestLog, slow_s=0.1))
     place.save()
     stream = io.StringIO()
     log_to(stream, logging.DEBUG)
