@@ -60,20 +60,24 @@ def main() -> None:
             agent = peers.source_of(arguments.before, place / "before")
             tools.insert(0, MlsyncBefore(place / "peers" / "before", agent))
         warmer = Warmer(place)
-        runs = [one for number in range(arguments.rounds) for one in one_round(number, source, tools, warmer)]
-        result = {
-            "what": "costs of each step on checkpoints of float32 weights (randn * 0.02), and of a log that grows",
-            "size_bytes": trees.size_bytes(source),
-            "file_count": arguments.files,
-            "rounds": arguments.rounds,
-            "before": arguments.before,
-            "tools": peers.versions(tools),
-            "steps": summary(runs),
-            "appended_log": appended_log(place, tools, warmer, arguments.quick),
-            "all": runs,
-        }
+        log = appended_log(place, tools, warmer, arguments.quick)
+        runs: list[dict[str, object]] = []
+        for number in range(arguments.rounds):
+            runs += one_round(number, source, tools, warmer)
+            # After each round: a run that is ended has what it measured until then.
+            result = {
+                "what": "costs of each step on checkpoints of float32 weights (randn * 0.02), and of a log that grows",
+                "size_bytes": trees.size_bytes(source),
+                "file_count": arguments.files,
+                "rounds": number + 1,
+                "before": arguments.before,
+                "tools": peers.versions(tools),
+                "steps": summary(runs),
+                "appended_log": log,
+                "all": runs,
+            }
+            report.write("speed", result, arguments)
     show(result)
-    report.write("speed", result, arguments)
 
 
 def parse() -> argparse.Namespace:
