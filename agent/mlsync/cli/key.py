@@ -233,8 +233,8 @@ def forget_command(common: Common) -> None:
     if common.as_json:
         common.emit(forgotten_stretched_json(count))
     elif not common.quiet:
-        known = "nothing was remembered" if count is None or not count else f"forgotten: {counted(count, 'passphrase')}"
-        output.say(known if count is not None else f"{known}: this kernel gives no keyring here")
+        known = f"forgotten: {counted(count, 'passphrase')}" if count else "nothing was remembered"
+        output.say(f"{known}: this kernel gives no keyring here" if count is None else known)
 
 
 def _forget_stretched(repository: Repository | None = None) -> int | None:

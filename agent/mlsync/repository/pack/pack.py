@@ -114,17 +114,16 @@ class PackSeal:
 
     def seal_short(self, first: int, chunks: Sequence[CodedChunk], into: memoryview) -> None:
         """Seal chunks that are no differences from the ordinal *first* on, one behind the other."""
-        nonce, bound, header = _NONCE.pack, _CHUNK_BOUND.pack, self.header
+        nonce, bound = self._nonce, self._bound
         pieces = [
-            (nonce(0, ordinal), coded, header + bound(ordinal, plain_bytes, coding, name))
+            (nonce(ordinal), coded, bound(ordinal, name, coding, plain_bytes, b""))
             for ordinal, (name, coding, plain_bytes, coded) in enumerate(chunks, first)
         ]
         self._seal.seal_each(pieces, into)
 
     def open_short(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview) -> bytes:
         """Return what ``open_chunk`` does of a short chunk that is no difference; raise ``SealBroken`` like it."""
-        bound = self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
-        return self._seal.open(_NONCE.pack(0, ordinal), sealed, bound)
+        return self._seal.open(self._nonce(ordinal), sealed, self._bound(ordinal, name, coding, plain_bytes, b""))
 
     def open_chunk(
         self,
