@@ -190,3 +190,10 @@ def test_what_is_wrong_with_a_text_is_said_of_the_text():
         config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_STORAGE_CLASS_OTHERS="GLACIER")
     with pytest.raises(ConfigInvalid, match="a key's ARN"):
         config(MLSYNC_REPOSITORY="s3://b/p", MLSYNC_S3_KMS_KEY_ID="no key")
+
+
+@pytest.mark.parametrize("value", ["2h", "61m"])
+def test_a_bound_is_said_of_the_text_too(value):
+    """What a text is beyond says more than that a list of one word is nothing of that kind."""
+    with pytest.raises(ConfigInvalid, match=f'"1d", up to one hour, not "{value}"'):
+        read_environment({"MLSYNC_PROOF_KEEP_WARM": value})

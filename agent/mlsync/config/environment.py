@@ -102,8 +102,10 @@ def _parsed(key: Key, text: str) -> Any:
         try:
             return key.parse(one, Path())
         except ValueError as allowed:
-            # Of a list that is wrong, what is wrong with its words says more. That a list is no text says nothing.
-            fault = fault if str(allowed) == TEXT and fault.args else allowed
+            # Of a list that is wrong, what is wrong with its words says more. That a list is no text says nothing, and
+            # that it is no length of time says less than which bound that of the text is beyond.
+            says_no_more = str(allowed) == TEXT or str(fault).startswith(str(allowed))
+            fault = fault if says_no_more and fault.args else allowed
     raise fault
 
 
