@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -137,3 +138,56 @@ def test_a_single_item_takes_no_thread():
     """What is alone is read in the caller's own thread."""
     here = threading.current_thread()
     assert [one is here for one in each(lambda _: threading.current_thread(), [1])] == [True]
+
+
+def test_a_context_waits_for_what_is_under_way():
+    """After an error in its body nothing works any more: deletions must not go on behind a command that failed."""
+    held, ended = threading.Event(), []
+
+    def work(item):
+        held.wait(30)
+        ended.append(item)
+
+    def use():
+        with ahead(work, range(AT_ONCE)) as found:
+            next(found)
+            threading.Timer(0.05, held.set).start()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        use()
+    assert 0 < len(ended) <= AT_ONCE
+    seen = len(ended)
+    assert not [one for one in threading.enumerate() if one.name.startswith("mlsync-ahead")]
+    assert len(ended) == seen
+
+
+def in_a_cycle(work, *, is_generator):
+    """Begin, and leave what was begun to the search for cycles, as an error with its traceback does."""
+    found = each(work, range(AT_ONCE)) if is_generator else ahead(work, range(AT_ONCE))
+    first = next(found)
+    cycle = [found, first]
+    cycle.append(cycle)
+
+
+@pytest.mark.parametrize("is_generator", [False, True])
+def test_python_may_drop_it_while_what_it_does_cannot_end(is_generator):
+    """Found by the search for cycles in the very thread that holds the lock for which the work waits, it lets go."""
+    lock, begun, gave_up = threading.Lock(), threading.Semaphore(0), []
+
+    def work(item):
+        if not (is_generator and item == 0):
+            begun.release()
+            if lock.acquire(timeout=20):
+                lock.release()
+            else:
+                gave_up.append(item)
+
+    gc.collect()
+    with lock:
+        in_a_cycle(work, is_generator=is_generator)
+        begun.acquire()
+        gc.collect()
+        assert not gave_up
+    meeting = Meeting(1)
+    assert len(list(each(meeting.come, range(3)))) == 3

@@ -57,11 +57,16 @@ def key_of(world, number):
     return world.repository.version_key(RUN, number)
 
 
+def flipped(body, bit=1):
+    """The bytes with one bit of the last one changed: writing a fixed byte there would change nothing now and then."""
+    return body[:-1] + bytes([body[-1] ^ bit])
+
+
 def damage(world, number, *, copy=True):
     """Have a manifest, and mostly its copy, changed so that it does not open."""
     key = key_of(world, number)
     for place in (key, names.copy_of(key))[: 1 + copy]:
-        world.store.replace(place, world.store.get(place, limit_bytes=1 << 20)[:-1] + b"x")
+        world.store.replace(place, flipped(world.store.get(place, limit_bytes=1 << 20)))
     return key
 
 
@@ -237,7 +242,7 @@ def test_a_read_that_flips_a_bit_now_and_then_is_no_damage(world):
         def get(self, key, **limits):
             body = super().get(key, **limits)
             self.reads[key] += 1
-            return body[:-1] + b"x" if key == key_of(world, 2) and self.reads[key] < 3 else body
+            return flipped(body) if key == key_of(world, 2) and self.reads[key] < 3 else body
 
     world.store.delete(names.copy_of(key_of(world, 2)))
     refused(world, f"{RUN}/2", "is a version", Flipping(world.store))
@@ -311,7 +316,7 @@ def test_what_changed_after_the_plan_is_left_alone(world):
     world.store.replace(key, body)
     with pytest.raises(DiscardRefused, match="is a version"):
         discard(fresh(world), [planned], BY)
-    world.store.replace(key, body[:-1] + b"y")
+    world.store.replace(key, flipped(body, 2))
     with pytest.raises(DiscardRefused, match="changed since"):
         discard(fresh(world), [planned], BY)
     assert find_decided(fresh(world), RUN).number == 0

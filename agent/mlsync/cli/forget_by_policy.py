@@ -123,13 +123,14 @@ def _carried_out(repository: Repository, applied: Applied, by: By) -> Applied:
     """Forget what no rule keeps of each run, and return what was done: a run that fails stops no other one."""
     done: list[tuple[Retained, RetentionSettings]] = []
     refused = list(applied.refused)
-    for (one, settings), result in ahead(lambda found: _forget(repository, found[0], by), applied.found):
-        try:
-            result()
-        except Error as error:
-            refused.append((one.evaluation.run, error))
-        else:
-            done.append((one, settings))
+    with ahead(lambda found: _forget(repository, found[0], by), applied.found) as forgetting:
+        for (one, settings), result in forgetting:
+            try:
+                result()
+            except Error as error:
+                refused.append((one.evaluation.run, error))
+            else:
+                done.append((one, settings))
     return Applied(done, applied.without_policy, refused)
 
 

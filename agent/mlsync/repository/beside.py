@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,9 +20,6 @@ from mlsync.repository.encoding.canonical import decode_as
 from mlsync.repository.read_twice import read_anywhere
 from mlsync.repository.sealed_object import SealedKind
 from mlsync.store.base import Store
-
-#: They are small: the time is in the round trips.
-READ_AT_ONCE: Final = 8
 
 
 class OfVersion(Protocol):

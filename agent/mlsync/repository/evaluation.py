@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -17,7 +16,8 @@ import msgspec
 from mlsync.codec.keys import Keys
 from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.repository import names
-from mlsync.repository.beside import READ_AT_ONCE, BesideKind, ObjectsBeside
+from mlsync.repository.ahead import each
+from mlsync.repository.beside import BesideKind, ObjectsBeside
 from mlsync.repository.encoding.room import Room, check_room
 from mlsync.repository.encoding.validation import is_safe_path, is_time
 from mlsync.repository.sealed_object import EVALUATION
@@ -107,12 +107,7 @@ class Evaluations(ObjectsBeside[Evaluation]):
                     skipped[key] = error
                 return None
 
-        found = sorted(manifests)
-        if len(found) <= 1:
-            read = list(map(opened, found))
-        else:
-            with ThreadPoolExecutor(READ_AT_ONCE) as executor:
-                read = list(executor.map(opened, found))
+        read = each(opened, sorted(manifests))
         return sorted((one for one in read if one is not None), key=lambda one: one.made_ns)
 
     def add(self, run_id: bytes, evaluation: Evaluation) -> StoredEvaluation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -16,7 +15,8 @@ import msgspec
 from mlsync.codec.keys import Keys
 from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.repository import names
-from mlsync.repository.beside import READ_AT_ONCE, BesideKind, ObjectsBeside
+from mlsync.repository.ahead import each
+from mlsync.repository.beside import BesideKind, ObjectsBeside
 from mlsync.repository.encoding.room import Room, check_room
 from mlsync.repository.encoding.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.repository.proof_links import check_seen, heads_of, link, linked_id, seen_links
@@ -161,11 +161,7 @@ class LaterProofs(ObjectsBeside[LaterProof]):
                     skipped[key] = error
                 return None
 
-        if len(keys) == 1:
-            yield keys[0], opened(keys[0])
-            return
-        with ThreadPoolExecutor(READ_AT_ONCE) as executor:
-            yield from zip(keys, executor.map(opened, keys), strict=True)
+        yield from zip(keys, each(opened, keys), strict=True)
 
     def add(self, run_id: bytes, proof: LaterProof) -> StoredProof:
         """Store the proof beside its version."""

@@ -126,15 +126,18 @@ class ChunkReader:
         """Return the reader, for a ``with`` statement."""
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """End the threads."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        """End the threads; do not wait for them if a generator that reads is dropped: see ``Ahead``."""
+        self._end(is_waiting=kind is not GeneratorExit)
 
     def close(self) -> None:
         """End the threads and free their buffers."""
+        self._end(is_waiting=True)
+
+    def _end(self, *, is_waiting: bool) -> None:
         for executor in (self._fetchers, self._openers):  # in this order: fetchers wait for openers
             if executor is not None:
-                executor.shutdown(wait=True, cancel_futures=True)
+                executor.shutdown(wait=is_waiting, cancel_futures=True)
         self._fetchers = self._openers = None
         self._free.clear()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from typing import Final
 
 from mlsync.repository.ahead import ahead
@@ -23,6 +22,6 @@ def with_entries(
     repository: Repository, versions: Iterable[StoredVersion]
 ) -> Iterator[tuple[StoredVersion, tuple[Entry, ...]]]:
     """Yield each version, in order, with its entries; raise what reading them raises at its turn."""
-    with closing(ahead(repository.entries, versions, weight_of=file_count, weight_max=FILES_MAX)) as lists:
+    with ahead(repository.entries, versions, weight_of=file_count, weight_max=FILES_MAX) as lists:
         for stored, entries in lists:
             yield stored, entries()

@@ -412,9 +412,10 @@ def _remove_versions(repository: Repository, found: PrunePlan, pruned: Pruned, o
         by = By(options.host, options.now_ns)
         return mark_gone(repository, newest.run, seen_decision(newest.room), by_run[run_id], by)
 
-    for run_id, result in ahead(mark, by_run):
-        decided = result()
-        gone.update((run_id, number) for number in by_run[run_id] if decided.gone_as(number) is not None)
+    with ahead(mark, by_run) as marking:
+        for run_id, result in marking:
+            decided = result()
+            gone.update((run_id, number) for number in by_run[run_id] if decided.gone_as(number) is not None)
     found.gone = gone
     # Of others somebody brought one back, or another version has its number.
     kept = {one.place for one in found.going if one.place not in gone}
@@ -425,9 +426,10 @@ def _remove_versions(repository: Repository, found: PrunePlan, pruned: Pruned, o
         said = Fence(options.now_ns, half(one.digest) or fence.NEVER_USED)
         repository.store.replace(one.key, fence.make(repository.keys, one.key, said))
 
-    for one, is_done in ahead(take_place, [one for one in found.going if one.place not in kept]):
-        is_done()
-        pruned.versions.append(one)
+    with ahead(take_place, [one for one in found.going if one.place not in kept]) as taking:
+        for one, is_done in taking:
+            is_done()
+            pruned.versions.append(one)
     # Only now: what is left of a version is deleted once nothing lists it.
     _delete_each(repository, [key for key in found.leftovers if _place_of(key) not in kept], pruned)
 
@@ -446,8 +448,8 @@ def _fence(repository: Repository, found: PrunePlan, options: PruneOptions) -> N
             for run_id, of_run in listed.items()
             for number in free_numbers(of_run, _opening(repository, sight, run_id, of_run))
         )
-        looked = ahead(lambda place: _take(repository, *place, options), free)
-        taken = [place for place, is_taken in looked if not is_taken()]
+        with ahead(lambda place: _take(repository, *place, options), free) as looked:
+            taken = [place for place, is_taken in looked if not is_taken()]
         if not taken:
             return
         # A version came since, or the listing lacked something: then it lacks other numbers as well.
@@ -547,10 +549,12 @@ def _delete_packs(repository: Repository, found: PrunePlan, pruned: Pruned, adva
         _delete(repository, key, pruned)
         return True
 
-    for pack_id, is_deleted in ahead(delete, [pack_id for pack_id in found.delete if pack_id not in found.sight.named]):
-        if is_deleted():
-            pruned.deleted[pack_id] = found.delete[pack_id]
-        advance(1)
+    going = [pack_id for pack_id in found.delete if pack_id not in found.sight.named]
+    with ahead(delete, going) as deleting:
+        for pack_id, is_deleted in deleting:
+            if is_deleted():
+                pruned.deleted[pack_id] = found.delete[pack_id]
+            advance(1)
 
 
 def _mark_packs(repository: Repository, found: PrunePlan, pruned: Pruned, options: PruneOptions) -> None:
@@ -568,9 +572,10 @@ def _mark_packs(repository: Repository, found: PrunePlan, pruned: Pruned, option
         return True
 
     named = found.sight.named - found.moved
-    for pack_id, is_marked in ahead(mark, [pack_id for pack_id in found.mark if pack_id not in named]):
-        if is_marked():
-            pruned.marked[pack_id] = found.mark[pack_id]
+    with ahead(mark, [pack_id for pack_id in found.mark if pack_id not in named]) as marking:
+        for pack_id, is_marked in marking:
+            if is_marked():
+                pruned.marked[pack_id] = found.mark[pack_id]
 
 
 def _delete_each(repository: Repository, keys: Sequence[str], pruned: Pruned) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -165,7 +165,7 @@ def read_versions(
     with (
         repository.reader() as reader,
         monitor.task("reading manifests", len(places), unit="versions") as task,
-        closing(opened),
+        opened,
     ):
         for (place, one), found in opened:
             task.advance(1)
