@@ -158,6 +158,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, _environments: Path) -> N
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     # On a rented machine, agents of tests would ask its cloud.
     monkeypatch.setenv("MLSYNC_PREEMPTION_NOTICES", "off")
+    # The tests themselves need all processors, and a second pass would wait for that to end.
+    monkeypatch.setenv("MLSYNC_LIMITS_PROCESSOR_SHARE", "100%")
 
 
 class _Collector(logging.Handler):

@@ -22,6 +22,9 @@ key_file = "{key}"
 device = "none"
 require = 2
 on_unavailable = "commit"
+[limits]
+# The trainings and what kills them need all processors: with its share the agent would make versions too seldom.
+processor_share = "100%"
 {lines}"""
 WATCH = """[[watch]]
 directory = "{directory}"

@@ -60,6 +60,8 @@ class Machine:
             "STATE_DIRECTORY": str(self.base / "default-state"),
             # As on a machine: a container, where tests may run, has less time for the last backup.
             "MLSYNC_PREEMPTION_SIGNAL_GRACE": "30s",
+            # The tests themselves need all processors, and a second pass would wait for that to end.
+            "MLSYNC_LIMITS_PROCESSOR_SHARE": "100%",
         }
         return {name: value for name, value in (kept | own | self.secret | more).items() if value}
 

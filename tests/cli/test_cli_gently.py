@@ -16,7 +16,7 @@ from machine import MLSYNC, WITH_GENTLY, checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "courtesy"))
 
-from standing import LAST, needs_autogroups, standing_of
+from standing import LAST, SELDOM, needs_autogroups, standing_of
 
 pytestmark = pytest.mark.slow
 
@@ -72,22 +72,24 @@ def descendants(pid):
     return found
 
 
-def standing_once_ready(pid):
+def standing_once_ready(pid, wanted):
     """A process's standing; its session is new when it starts, and its own first act is to lower that."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while (standing := standing_of(pid)) != LAST and time.monotonic() < deadline_s:
+    while (standing := standing_of(pid)) != wanted and time.monotonic() < deadline_s:
         time.sleep(0.01)
     return standing
 
 
-def test_what_the_agent_does_stands_behind_others(machine):
-    """The process of its passes and the proof's child become last in line; the agent, which waits, stays as it was."""
+@pytest.mark.parametrize(("share", "standing"), [("", SELDOM), ("100%", LAST)])
+def test_what_the_agent_does_stands_behind_others(machine, share, standing):
+    """The process of its passes and the proof's child stand behind all; the agent, which waits, stays as it was."""
     needs_autogroups()
     machine.configure('[proof]\ndevice = "cpu"\n[agent]\nsettle = "0s"\n')
     (machine.training / "weights" / "last.pt").write_bytes(checkpoint(width=512))
     before = standing_of(os.getpid())
     with (machine.base / "log").open("w") as log:
-        agent = subprocess.Popen([MLSYNC, "agent", "-vv"], env=machine.environment(), stderr=log, cwd=machine.base)
+        environment = machine.environment(MLSYNC_LIMITS_PROCESSOR_SHARE=share)
+        agent = subprocess.Popen([MLSYNC, "agent", "-vv"], env=environment, stderr=log, cwd=machine.base)
     try:
         wanted = {"passes": "mlsync.service.passes.pass_start", "proof": "programs/device.py"}
         seen = {}
@@ -97,15 +99,15 @@ def test_what_the_agent_does_stands_behind_others(machine):
             for pid, line in descendants(agent.pid).items():
                 for name in [name for name, words in wanted.items() if words in line and name not in seen]:
                     try:
-                        seen[name] = standing_once_ready(pid)
+                        seen[name] = standing_once_ready(pid, standing)
                     except (OSError, ProcessLookupError):
                         continue  # it ended before it was looked at
-        assert seen == dict.fromkeys(wanted, LAST)
+        assert seen == dict.fromkeys(wanted, standing)
         assert standing_of(agent.pid) == standing_of(os.getpid()) == before
     finally:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(PATIENCE_S) == 0
-    said = HOLDS.replace("lowest priority", "this process gives way")
+    said = HOLDS.replace("lowest priority", "this process gives way").replace("nice 19", f"nice {standing.nice}")
     assert said in (machine.base / "log").read_text()
 
 

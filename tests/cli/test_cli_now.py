@@ -36,6 +36,10 @@ class Job:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, **_how):
         """One pass."""
         self.passes.release()

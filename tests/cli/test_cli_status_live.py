@@ -36,6 +36,13 @@ def test_a_run_that_is_well_has_one_line():
     assert list(live_lines(well, 1000.0)) == ["looks again in 40 s"]
 
 
+def test_a_pass_that_leaves_the_processors_to_others_says_so():
+    """Nobody wonders why a checkpoint waits."""
+    resting = {"phase": "waiting", "next_try_s": 1040.0, "rests": True}
+    (line,) = live_lines(resting, 1000.0)
+    assert line == "looks again in 40 s, or once a processor is idle: others need all of them (processor_share)"
+
+
 def test_an_error_that_goes_on_is_said_once():
     """What is wrong now stands above: of it there is only how often it came, and when it did last."""
     error = {"text": "the store was away", "last_s": 700.0, "count": 3}

@@ -156,6 +156,16 @@ MISTAKES = {
         3,
         'floor in [retention] must be one of "L0", "L1", "L2", "L3", "L4", "L5", not 3: FILE:3',
     ),
+    "more than all processors": (
+        '[limits]\nprocessor_share = "101%"\n',
+        3,
+        'processor_share in [limits] must be a share from "0.1%" to "100%", not "101%": FILE:3',
+    ),
+    "no share of the processors": (
+        "[limits]\nprocessor_share = 5\n",
+        3,
+        'processor_share in [limits] must be a share from "0.1%" to "100%", not 5: FILE:3',
+    ),
     "more than all": (
         '[retention]\nmax_remove = "150%"\n',
         3,

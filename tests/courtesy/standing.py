@@ -25,6 +25,8 @@ class Standing:
 
 #: Behind everybody else; 3 is the idle class.
 LAST = Standing(os.SCHED_BATCH, 19, 19, 3)
+#: A tenth of the weight of others: what begins seldom.
+SELDOM = Standing(os.SCHED_BATCH, 10, 10, 3)
 
 
 def standing_of(pid):

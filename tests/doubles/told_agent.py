@@ -38,6 +38,10 @@ class ToldJob:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass."""
         self.passes += 1

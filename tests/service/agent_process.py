@@ -47,6 +47,10 @@ class FakeJob:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass, as the kind says."""
         self.say("begins" if deadline_s is None else "begins the last pass")

@@ -348,6 +348,10 @@ class Counting:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass, counted."""
         self.passes.release()

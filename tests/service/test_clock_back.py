@@ -31,6 +31,10 @@ class Job:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, *, may_join=False, deadline_s=None):
         """A pass."""
         if isinstance(self.end, Exception):

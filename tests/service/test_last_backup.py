@@ -153,6 +153,10 @@ class Job:
     def prepare(self):
         """Nothing."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, _stop, **_how):
         """Nothing."""
         return PassResult(self.name, None, None, (), "")

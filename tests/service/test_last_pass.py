@@ -35,6 +35,10 @@ class Job:
     def prepare(self):
         """Nothing to get ready."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass."""
         self.deadlines.append(deadline_s)

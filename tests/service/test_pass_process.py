@@ -79,11 +79,13 @@ class Place:
         self.now_s = 1000.0
         self.jobs: list[BackupJob] = []
 
-    def job(self, secret: bytes = SECRET, *, gently: bool = False, keeps_ready: bool = False) -> BackupJob:
+    def job(
+        self, secret: bytes = SECRET, *, gently: bool = False, keeps_ready: bool = False, share: Share | None = None
+    ) -> BackupJob:
         """A job on the run, as the agent makes it."""
         opener = RepositoryOpener(self.config, Passphrase(secret))
         self.jobs.append(
-            BackupJob(opener, self.watch, gently=gently, keeps_ready=keeps_ready, clock=lambda: self.now_s)
+            BackupJob(opener, self.watch, gently=gently, keeps_ready=keeps_ready, share=share, clock=lambda: self.now_s)
         )
         return self.jobs[-1]
 
@@ -169,10 +171,12 @@ def priorities(pid):
     return {os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir(f"/proc/{pid}/task")}
 
 
-def test_a_process_gives_way_with_its_first_gentle_pass(place):
-    """It loads with the agent's priority, all its threads are last in line from the first pass on, and it stays."""
+@pytest.mark.parametrize(("share", "nice"), [(0.01, 10), (1.0, 19)])
+def test_a_process_gives_way_with_its_first_gentle_pass(place, share, nice):
+    """It loads with the agent's priority; from the first pass on its threads are behind, or last if it never waits."""
     if os.getpriority(os.PRIO_PROCESS, 0) > 0:
         pytest.skip("the tests have a low priority already")
+    place.config = dataclasses.replace(place.config, limits=LimitSettings(processor_share=share))
     job = place.job(gently=True)
     job.hold()
     job.prepare()
@@ -182,7 +186,7 @@ def test_a_process_gives_way_with_its_first_gentle_pass(place):
         place.write("a.txt", bytes(number))
         assert passed(job).version == number
         assert job._process.pid == pid
-        assert priorities(pid) == {19}
+        assert priorities(pid) == {nice}
 
 
 def test_a_process_that_is_ready_holds_the_store_open(place):
@@ -220,7 +224,7 @@ def test_a_pass_with_a_deadline_gives_way_to_nobody(place):
     # The notice was withdrawn.
     place.write("a.txt", b"333")
     assert passed(job).version == 3
-    assert (job._process.pid, priorities(urgent)) == (urgent, {19})
+    assert (job._process.pid, priorities(urgent)) == (urgent, {10})
 
 
 def test_a_late_pass_gives_way_to_nobody(place):
@@ -235,7 +239,7 @@ def test_a_late_pass_gives_way_to_nobody(place):
     starved = job.run(stop)
     assert (starved.version, starved.proved_version) == (1, None)
     assert (stop.is_late, stop.late_at_s) == (True, math.inf)
-    assert priorities(job._process.pid) == {19}
+    assert priorities(job._process.pid) == {10}
     job._opener.config = dataclasses.replace(fast, limits=LimitSettings(max_lag_s=3.0))
     place.write("a.txt", b"1")
     late = Interruption(behind_since_s=time.monotonic() - 4.0)
@@ -243,7 +247,73 @@ def test_a_late_pass_gives_way_to_nobody(place):
     assert (late.is_late, priorities(job._process.pid)) == (False, {0})
     place.write("a.txt", b"22")
     assert job.run(Interruption(behind_since_s=time.monotonic() + 60.0)).version == 3
-    assert priorities(job._process.pid) == {19}
+    assert priorities(job._process.pid) == {10}
+
+
+class Share:
+    """A share of the processors that notes what it is told."""
+
+    def __init__(self, free_at_s=-math.inf):
+        self.free = free_at_s
+        self.spent_s = []
+
+    def look(self):
+        """How idle the processors were."""
+        return "seen"
+
+    def spent(self, seen, own_s):
+        """A pass took so much."""
+        assert seen == "seen"
+        self.spent_s.append(own_s)
+
+    def free_at_s(self):
+        """When the next one may begin."""
+        return self.free
+
+
+def test_what_a_pass_takes_of_the_processors_is_counted(place):
+    """Its process and the children of that, from the first moment on; a failed pass took it all the same."""
+    share = Share()
+    job = place.job(gently=True, share=share)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    (first_s,) = share.spent_s
+    assert first_s > 0.1  # the program was loaded
+    place.store.rename(place.store.with_name("away"))
+    place.write("a.txt", b"22")
+    with pytest.raises(RepositoryMissing):
+        passed(job)
+    place.store.with_name("away").rename(place.store)
+    assert len(share.spent_s) == 2
+    assert passed(job).version == 2
+    assert len(share.spent_s) == 3
+    assert sum(share.spent_s) <= time.monotonic()
+
+
+def test_passes_that_give_way_to_nobody_do_not_count(place):
+    """A deadline, the last pass and a late one take what they need; nothing waits for that afterwards."""
+    share = Share()
+    place.config = dataclasses.replace(place.config, limits=LimitSettings(max_lag_s=3.0))
+    job = place.job(gently=True, share=share)
+    place.write("a.txt", b"1")
+    job.run(threading.Event(), deadline_s=time.monotonic() + 600, goes_on=True)
+    place.write("a.txt", b"22")
+    job.run(Interruption(is_last=True))
+    place.write("a.txt", b"333")
+    job.run(Interruption(behind_since_s=time.monotonic() - 4.0))
+    assert share.spent_s == []
+    job = place.job(share=share)
+    job.rests_until_s(0.0)
+    assert share.spent_s == []
+
+
+def test_no_rest_is_longer_than_half_of_the_lag(place):
+    """What waits since a moment waits for half of ``max_lag`` at most; the other half is for the pass."""
+    place.config = dataclasses.replace(place.config, limits=LimitSettings(max_lag_s=60.0))
+    job = place.job(gently=True, share=Share(free_at_s=1080.0))
+    assert job.rests_until_s(1060.0) == 1080.0
+    assert job.rests_until_s(1000.0) == 1030.0
+    assert place.job(gently=True).rests_until_s(0.0) == -math.inf
 
 
 def test_a_pass_that_does_not_give_way_is_never_late(place):

@@ -188,6 +188,10 @@ class Job:
     def prepare(self):
         """Nothing to do."""
 
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return float("-inf")
+
     def run(self, stop, **how):
         """One pass."""
         self.passes.append(how)

@@ -10,6 +10,7 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
+from mlsync.courtesy.share import LOOK_S
 from mlsync.errors import (
     ProofTimedOut,
     RunLocked,
@@ -26,6 +27,8 @@ from mlsync.service.job import Heartbeat
 from mlsync.service.watching.holds import Holds
 from mlsync.service.watching.trigger import Changes, ChangeTimes, SaveTimes
 from mlsync.service.worker import Timing, Worker
+
+PATIENCE_S = 30.0
 
 
 class Clock:
@@ -54,10 +57,15 @@ class Job:
 
     def __init__(self, clock, ends):
         self.heartbeat = Heartbeat(clock)
+        self.rested_until_s = -math.inf
         self._ends = iter(ends)
 
     def prepare(self):
         """Nothing to get ready."""
+
+    def rests_until_s(self, since_s):
+        """Nobody else needs the processors."""
+        return self.rested_until_s
 
     def run(self, stop, *, may_join=False, deadline_s=None):
         """The next end."""
@@ -109,6 +117,61 @@ def test_changes_settle_first(make, clock):
     assert worker.due(Changes(files=ChangeTimes(1000.0, 1030.0)), False) == 1032.0
     assert worker.due(Changes(files=ChangeTimes(1000.0, 1059.5)), False) == 1060.0
     assert worker.due(Changes(files=ChangeTimes(1000.0, 1059.5)), True) == -math.inf
+
+
+def test_a_pass_for_changes_waits_while_its_job_rests(make, clock):
+    """Saves, files and logs wait for the processors; a request, a rescan and a failure's next try do not."""
+    worker, _ = make(outcome(1), settle_s=2.0, settle_max_s=60.0, rescan_s=300.0, join_logs_s=0.0)
+    worker._pass()
+    times = ChangeTimes(1000.0, 1001.0)
+    for changes in (Changes(saves={b"a": SaveTimes(times)}), Changes(files=times), Changes(logs=times)):
+        worker.job.rested_until_s = 1080.0
+        assert worker._plan(changes, is_requested=False) == 1080.0
+        assert (worker.state.rests, worker._asks_again_s()) == (True, LOOK_S)
+        assert worker._plan(changes, is_requested=True) == -math.inf
+        assert (worker.state.rests, worker._asks_again_s()) == (False, math.inf)
+        worker.job.rested_until_s = 1002.0
+        assert worker._plan(changes, is_requested=False) in {1002.0, 1003.0}
+    worker.job.rested_until_s = 5000.0
+    assert worker._plan(Changes(), is_requested=False) == 1300.0
+    assert not worker.state.rests
+
+
+def test_a_job_is_asked_since_when_something_waits(make):
+    """The first of all changes decides: the bound on waiting counts from there."""
+    worker, _ = make(outcome(1))
+    worker._pass()
+    asked = []
+    worker.job.rests_until_s = lambda since_s: asked.append(since_s) or -math.inf
+    worker._plan(Changes(files=ChangeTimes(990.0, 1000.0), logs=ChangeTimes(970.0, 1000.0)), is_requested=False)
+    worker._plan(Changes(logs=ChangeTimes(980.0, 1000.0)), is_requested=False)
+    worker._plan(Changes(saves={b"a": SaveTimes(ChangeTimes(985.0, 1000.0))}), is_requested=False)
+    assert asked == [970.0, 980.0, 985.0]
+
+
+def test_a_rest_that_ends_early_wakes_the_worker(make, clock):
+    """Its job is asked again and again, so that a training's end does not wait for the planned time."""
+    job = Job(clock, [outcome(1), outcome(2)])
+    job.rested_until_s = -math.inf
+    passes = threading.Semaphore(0)
+    run = job.run
+
+    def counted(*arguments, **how):
+        passes.release()
+        return run(*arguments, **how)
+
+    job.run = counted
+    worker = Worker(job, Timing(settle_s=0.0), RecordingMonitor(), lambda: None, clock=clock, wall=lambda: 0.0)
+    worker._asks_again_s = lambda: 0.01
+    worker.start()
+    assert passes.acquire(timeout=PATIENCE_S)
+    job.rested_until_s = math.inf
+    worker.trigger.note_change()
+    assert not passes.acquire(timeout=0.1)
+    job.rested_until_s = -math.inf
+    assert passes.acquire(timeout=PATIENCE_S)
+    worker.stop()
+    worker.thread.join(PATIENCE_S)
 
 
 def test_without_on_change_only_requests_count(make):

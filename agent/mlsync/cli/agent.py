@@ -17,6 +17,7 @@ from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
+from mlsync.courtesy.share import ProcessorShare
 from mlsync.doctor.absent_disk import looks_unmounted, unmounted_at
 from mlsync.doctor.doctor import at_start, in_short
 from mlsync.doctor.findings import Grade
@@ -103,8 +104,9 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
         _announce(opener, monitor)
         prune, models = DailyPrune(config, monitor), Registrations(config, monitor)
         ready = is_short(grace_of(config).plan_s)
+        share = ProcessorShare(config.limits.processor_share)
         jobs = [
-            BackupJob(opener, watch, gently=gently, keeps_ready=ready, prune=prune, registrations=models)
+            BackupJob(opener, watch, gently=gently, keeps_ready=ready, prune=prune, registrations=models, share=share)
             for watch in config.watches
         ]
         options = AgentOptions.of(config)

@@ -43,6 +43,9 @@ _CHANNEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 # What is remembered longer should be in a key file, which needs no stretching.
 _REMEMBERED_S_MAX: Final = 86_400.0
 _HOUR_S: Final = 3600.0
+_SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%", re.ASCII)
+_SHARE_PERCENT_MIN: Final = 0.1
+_PERCENT: Final = 100.0
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 # A drive's letter looks like a scheme too, and so does the host of scp's places.
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
@@ -203,6 +206,15 @@ def remembering(value: Any, base: Path) -> float | None:
     if seconds is not None and seconds > _REMEMBERED_S_MAX:
         raise ValueError(f'{DURATION}, above zero and up to {_REMEMBERED_S_MAX / 3600:g}h; or "never"')
     return seconds
+
+
+@kind('a share from "0.1%" to "100%"')
+def share(value: Any, _base: Path) -> float:
+    """Return a share as a fraction of one."""
+    found = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or not _SHARE_PERCENT_MIN <= float(found[1]) <= _PERCENT:
+        raise ValueError('a share from "0.1%" to "100%"')
+    return float(found[1]) / _PERCENT
 
 
 def one_of(*choices: str) -> Kind[str]:

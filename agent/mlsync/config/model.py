@@ -50,6 +50,7 @@ from mlsync.config.keys import (
     run_names,
     schedule,
     secret_variable,
+    share,
     size_from,
     some_of,
     text,
@@ -621,6 +622,16 @@ class LimitSettings:
         default='"10m"',
         example='"2m"',
         name="max_lag",
+    )
+    processor_share: float = key(
+        share,
+        "Beside a training that needs all processors, passes of the agent take this share of their time on average: "
+        "the next one begins so much later, with the newest files, but when half of `max_lag` is over at the latest. "
+        "Once a processor is idle, it begins at once. Passes that somebody asks for, and those with a deadline, never "
+        "wait. "
+        '`"100%"`: none waits.',
+        default='"1%"',
+        example='"5%"',
     )
 
 

@@ -1,4 +1,4 @@
-"""The lowest priority for each process of mlsync, wherever it runs and whoever started it.
+"""A low priority for each process of mlsync, wherever it runs and whoever started it.
 
 Three things decide who gets the processor, from the outside in. Control groups come first: systemd's ``CPUWeight=`` or
 a container's share; mlsync leaves them alone. Within one control group the kernel may give each *session* a weight of
@@ -22,6 +22,9 @@ import threading
 import time
 
 NICE_LAST = 19
+# A tenth of an ordinary process. For a pass that begins seldom: what it costs is bounded by that, and last in line a
+# training that leaves nothing would draw it out for so long that files overwritten in place are torn in it.
+NICE_SELDOM = 10
 AUTOGROUP = "/proc/self/autogroup"
 # Without CAP_SYS_ADMIN the kernel accepts a write only a tenth of a second after the last one, root's included. Whoever
 # gives up has a trainer's weight for its whole life, so it is asked for longer than a machine starts processes at once.
@@ -35,15 +38,15 @@ _IOPRIO_CLASS_IDLE = 3
 _POLICY_NAMES = {os.SCHED_BATCH: "batch", os.SCHED_IDLE: "idle"}
 
 
-def stand_back() -> None:
+def stand_back(nice: int = NICE_LAST) -> None:
     """Lower the priority of this process, and so of every thread and process that it starts from now on.
 
     Everything except the session's weight belongs to one thread, and libraries start some when they are loaded.
     """
     # This one first: what it starts meanwhile inherits the priority, and needs no other look.
-    _lower(0)
+    _lower(0, nice)
     for thread in _other_threads():
-        _lower(thread)
+        _lower(thread, nice)
     follow()
 
 
@@ -55,7 +58,7 @@ def _other_threads() -> list[int]:
         return []
 
 
-def _lower(thread: int) -> None:
+def _lower(thread: int, nice: int) -> None:
     """Lower the priority of a thread, 0 for this one; it may have ended."""
     # SCHED_BATCH never preempts a thread that wakes up. SCHED_IDLE would yield a little more, but on a busy processor
     # it gets a fifth of what nice 19 gets, too little to finish a pass: decision 57.
@@ -63,18 +66,19 @@ def _lower(thread: int) -> None:
         if os.sched_getscheduler(thread) != os.SCHED_IDLE:
             os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, NICE_LAST)
+        if os.getpriority(os.PRIO_PROCESS, thread) < nice:
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
     _ioprio(_IOPRIO_SET, _IOPRIO_CLASS_IDLE << _IOPRIO_CLASS_SHIFT, thread=thread)
 
 
 def follow() -> None:
-    """Lower the weight of this process's session if the process has a low priority: it inherited everything else."""
+    """Lower the weight of this process's session as far as its own priority: it inherited everything else."""
     if stands_back() and is_alone_in_session():
-        _nice_session()
+        _nice_session(_nice())
 
 
 def stands_back() -> bool:
-    """Return whether this thread has the lowest priority, from mlsync or from whoever started it."""
+    """Return whether this thread has a low priority, from mlsync or from whoever started it."""
     return os.sched_getscheduler(0) in _POLICY_NAMES or _nice() >= NICE_LAST
 
 
@@ -126,14 +130,14 @@ def _nice() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def _nice_session() -> None:
+def _nice_session(nice: int) -> None:
     for _ in range(_AUTOGROUP_TRIES):
-        if (session_nice() or 0) >= NICE_LAST:
+        if (session_nice() or 0) >= nice:
             return
         try:
             descriptor = os.open(AUTOGROUP, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.write(descriptor, b"%d" % NICE_LAST)  # a file object would hide EAGAIN
+                os.write(descriptor, b"%d" % nice)  # a file object would hide EAGAIN
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -87,7 +87,13 @@ class Story:
         files = ("--config", str(place.config), "--passphrase-file", str(place.passphrase))
         run_mlsync("init", str(place.repository), "--watch", str(place.run), *files)
         # A faster agent than usual: this training saves every two seconds, and nobody wants to wait.
-        changes = {"state_directory": str(place.state), "settle": "300ms", "rescan": "5s", "device": self._device}
+        changes = {
+            "state_directory": str(place.state),
+            "settle": "300ms",
+            "rescan": "5s",
+            "device": self._device,
+            "processor_share": "100%",
+        }
         place.config.write_text(_configured(place.config.read_text(), changes))
         self._tell("mlsync init: made an encrypted repository and a configuration")
 

@@ -6,7 +6,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config, WatchSettings
+from mlsync.courtesy.priority import stands_back
+from mlsync.courtesy.share import ProcessorShare
 from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.afterwards.daily_prune import DailyPrune
@@ -107,7 +110,7 @@ class BackupJob:
     After a pass that asked the store it has *prune*, which serves all runs, begin if it is due. *gently* has its passes
     give way although this process does not, but for those with a deadline, and of a run that is behind for longer than
     ``max_lag``. With *keeps_ready* a process waits for those with a deadline all the time. *stored* gets the outcome of
-    each pass that made a version.
+    each pass that made a version. *share* is what passes may take of the processors, which all runs share.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class BackupJob:
         gently: bool = False,
         keeps_ready: bool = False,
         stored: Callable[[PassResult], None] = lambda _outcome: None,
+        share: ProcessorShare | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = watch.run
@@ -130,6 +134,7 @@ class BackupJob:
         self._prune = prune
         self._registrations = registrations
         self._stored = stored
+        self._share = share
         self._clock = clock
         self._lock: RunLock | None = None
         self._opened: Opened | None = None  # while the lock is held
@@ -222,7 +227,9 @@ class BackupJob:
                 held=held,
                 keeps_warm_s=0.0 if is_urgent else self._keeps_warm_s(),
             )
-            done = (self._urgent if is_urgent else self._process).ask(request, stop)
+            process = self._urgent if is_urgent else self._process
+            with self._counted(process, counts=not is_urgent and not is_late and (gently or stands_back())):
+                done = process.ask(request, stop)
         except KeyRetired:
             self._opener.forget(opened)
             # It would meet the same at the machine's end.
@@ -240,6 +247,25 @@ class BackupJob:
             self._version_s = self._clock()
             self._stored(result)
         return result
+
+    @contextmanager
+    def _counted(self, process: PassProcess, *, counts: bool) -> Iterator[None]:
+        """Count what a pass takes of the processors, whether or not it fails."""
+        if self._share is None or not counts:
+            yield
+            return
+        seen, before_s = self._share.look(), process.processor_s()
+        try:
+            yield
+        finally:
+            self._share.spent(seen, max(0.0, process.processor_s() - before_s))
+
+    def rests_until_s(self, since_s: float) -> float:
+        """Return until when the processors are left to others: see ``ProcessorShare``."""
+        if self._share is None:
+            return -math.inf
+        # The other half of the time is for the pass, which would else be late, and then give way to nobody.
+        return min(self._share.free_at_s(), since_s + self._opener.config.limits.max_lag_s / 2)
 
     def _keeps_warm_s(self) -> float:
         """Return how long the process, and a child on a GPU, are to wait for the version after the one to be made.

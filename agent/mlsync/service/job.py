@@ -39,6 +39,12 @@ class RunJob(Protocol):
     def prepare(self) -> None:
         """Get ready for a pass that is about to come; return at once."""
 
+    def rests_until_s(self, since_s: float) -> float:
+        """Return until when a pass for what changed at *since_s* leaves the processors to others; asked repeatedly.
+
+        Both are on the monotonic clock; minus infinity if the pass may begin now.
+        """
+
     def run(
         self,
         stop: threading.Event,

@@ -236,6 +236,10 @@ class RecordedJob:
         """Let the job get ready."""
         self._job.prepare()
 
+    def rests_until_s(self, since_s: float) -> float:
+        """Rest as the job does."""
+        return self._job.rests_until_s(since_s)
+
     def run(
         self,
         stop: threading.Event,

@@ -388,6 +388,7 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "troubles": list(state.troubles),
         "failures": state.failures,
         "missed_saves": state.missed_saves,
+        "rests": state.rests,
         "next_try_s": None if run.next_try_s is None else round(run.next_try_s),
         "doing": _doing_as_json(run.heartbeat.doing),
         "silent_s": None if run.silent_s is None else round(run.silent_s),

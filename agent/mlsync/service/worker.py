@@ -14,6 +14,7 @@ from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
+from mlsync.courtesy.share import LOOK_S
 from mlsync.errors import (
     Error,
     RepositoryError,
@@ -100,6 +101,7 @@ class RunState:
     locked: RunLocked | None = None
     is_refused: bool = False
     missed_saves: int = 0
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,15 @@ class Worker:
         if changes.logs is not None:
             # A chatty log restarts nothing.
             dues.append(max(changes.logs.first_s + timing.settle_s, self._version_at_s + timing.join_logs_s))
-        return min(dues, default=math.inf)
+        return self._rested(min(dues), changes) if dues else math.inf
+
+    def _rested(self, due_s: float, changes: Changes) -> float:
+        """Return *due_s*, or when the job leaves the processors to others no longer."""
+        firsts = [changes.first_s, None if changes.logs is None else changes.logs.first_s]
+        since_s = min((first_s for first_s in firsts if first_s is not None), default=due_s)
+        rests_until_s = self.job.rests_until_s(since_s)
+        self.state.rests = rests_until_s > max(due_s, self._clock())
+        return max(due_s, rests_until_s)
 
     def _save_due(self, save: SaveTimes) -> float:
         settled_s = self._settled(save.times, self._settle_s(save))
@@ -278,7 +288,7 @@ class Worker:
         return min(timing.settle_s, timing.alone_s) if save.is_alone else timing.settle_s
 
     def _live(self) -> None:
-        while self.trigger.wait(self._plan):
+        while self.trigger.wait(self._plan, self._asks_again_s):
             may_join = not self.trigger.is_requested and self._joins_logs(self.trigger.changes)
             self._note_behind(self.trigger.changes.first_s)
             asked = self.trigger.clear()
@@ -350,9 +360,14 @@ class Worker:
         return is_early and not changes.saves and changes.files is None
 
     def _plan(self, changes: Changes, is_requested: bool) -> float:
+        self.state.rests = False
         due_s = self.due(changes, is_requested)
         self.state.next_try_s = max(due_s, self._clock())
         return due_s
+
+    def _asks_again_s(self) -> float:
+        """Return how long a pass that is planned may sleep until its time is asked for again."""
+        return LOOK_S if self.state.rests else math.inf
 
     def _enter(self, phase: str) -> None:
         self.state.phase = phase

@@ -30,7 +30,9 @@ def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
         yield f"last error {_ago(error['last_s'], now_s)}{times}{said}"
     if run.get("next_try_s") is not None and run.get("phase") != "running":
         left_s = max(0.0, run["next_try_s"] - now_s)
-        yield f"looks again in {left_s:.0f} s" if left_s < _AT_RISK_S else f"looks again in {duration(left_s)}"
+        span = f"{left_s:.0f} s" if left_s < _AT_RISK_S else duration(left_s)
+        why = ", or once a processor is idle: others need all of them (processor_share)" if run.get("rests") else ""
+        yield f"looks again in {span}{why}"
 
 
 def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:

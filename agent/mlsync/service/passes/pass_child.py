@@ -26,7 +26,7 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
-from mlsync.courtesy.priority import describe, stand_back
+from mlsync.courtesy.priority import NICE_LAST, NICE_SELDOM, describe, stand_back
 from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
@@ -185,7 +185,7 @@ class PassChild(LogMonitor):
         if request.gently and not self._gives_way:
             # Last in line beside a training on all processors it would take many seconds.
             self._get_ready(request.config, request.opened)
-            stand_back()
+            stand_back(NICE_SELDOM if request.config.limits.processor_share < 1 else NICE_LAST)
             self._gives_way = True
             _LOG.debug("this process gives way: %s", describe())
         with working_on(request.watch.run), self._received(request.held) as held:

@@ -29,6 +29,7 @@ from mlsync import errors
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.courtesy.priority import stands_back
+from mlsync.courtesy.share import processor_s
 from mlsync.errors import Error, ProcessKilled
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.job import Heartbeat, Interruption
@@ -278,6 +279,11 @@ class PassProcess:
             self._kill()
         finally:
             self._lock.release()
+
+    def processor_s(self) -> float:
+        """Return the processor time of the process that is there, and of its children that have ended."""
+        pid = self.pid
+        return 0.0 if pid is None else processor_s(pid)
 
     @property
     def pid(self) -> int | None:

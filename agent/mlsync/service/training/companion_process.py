@@ -28,6 +28,7 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.app.wording import count, size
 from mlsync.config.model import WatchSettings
+from mlsync.courtesy.share import ProcessorShare
 from mlsync.errors import Error, KeyServiceUnavailable, RunLocked, StoreUnavailable
 from mlsync.monitor import Monitor
 from mlsync.service.afterwards.daily_prune import DailyPrune
@@ -76,6 +77,7 @@ class CompanionProcess:
         self._models = Registrations(start.config, monitor)
         self._evaluations = AgentEvaluations(start.config, partial(self._opener.opened, threading.Event()), monitor)
         self._mirrors = AgentMirrors(start.config, partial(self._opener.opened, threading.Event()), monitor)
+        share = ProcessorShare(start.config.limits.processor_share)
         self._jobs = [
             BackupJob(
                 self._opener,
@@ -85,6 +87,7 @@ class CompanionProcess:
                 prune=self._prune,
                 registrations=self._models,
                 stored=self._tell_stored,
+                share=share,
             )
             for watch in start.config.watches
         ]

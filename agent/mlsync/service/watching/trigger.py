@@ -221,14 +221,17 @@ class Trigger:
             asked, self._asked = self._asked, []
             return asked
 
-    def wait(self, due: Callable[[Changes, bool], float]) -> bool:
-        """Sleep until the time that *due* gives, which each wakeup asks again; return ``False`` if closed."""
+    def wait(self, due: Callable[[Changes, bool], float], asks_again_s: Callable[[], float] = lambda: math.inf) -> bool:
+        """Sleep until the time that *due* gives; return ``False`` if closed.
+
+        Each wakeup asks again, and so does the time that *asks_again_s* gives.
+        """
         with self._wakeup:
             while not self._is_closed:
                 left_s = due(self._changes, self._is_requested) - self._clock()
                 if left_s <= 0:
                     return True
-                self._wakeup.wait(min(left_s, threading.TIMEOUT_MAX))
+                self._wakeup.wait(min(left_s, asks_again_s(), threading.TIMEOUT_MAX))
             return False
 
     def _add_save(self, place: bytes, *, has_ended: bool, is_alone: bool = False, is_told: bool = False) -> bool:
