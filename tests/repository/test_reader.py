@@ -83,9 +83,9 @@ def test_windows_bound_what_is_fetched_at_once(counted, monkeypatch):
     with ChunkReader(store, KEYS, threads=2) as chunks:
         stream = chunks.stream(refs)
         next(stream)
-        assert store.read_bytes <= 3 * 3 * 1016
+        assert store.read_bytes <= 3 * 2 * 1016
         assert len(list(stream)) == 19
-    assert store.calls == {"read": 7}
+    assert store.calls == {"read": 10}
 
 
 def test_reads_are_as_many_as_the_store_says(counted, monkeypatch):
@@ -113,11 +113,23 @@ def test_a_run_of_one_pack_is_fetched_at_once(monkeypatch):
     store = CountingStore(MemoryStore())
     packs = [iter(write_chunks(store, KEYS, [noise(1000, 100 * pack + at) for at in range(9)])) for pack in range(2)]
     runs = [next(packs[at % 2]) for at in range(6) for _ in range(3)]
-    monkeypatch.setattr(reader, "WINDOW_BYTES", 2500)
+    monkeypatch.setattr(reader, "AHEAD_BYTES", 2500)
+    monkeypatch.setattr(reader, "WINDOW_BYTES_MIN", 1)
     store.reset()
-    with ChunkReader(store, KEYS) as chunks:
+    with ChunkReader(store, KEYS, threads=1) as chunks:
         assert len(list(chunks.stream(runs))) == 18
     assert store.calls == {"read": 6}
+
+
+def test_the_longest_windows_get_no_longer_within_a_pack(counted, monkeypatch):
+    """Of a directory each window has the longest length already, and all of them together a bound in memory."""
+    _, refs = counted
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 4 * 1016)
+    assert [len(window) for window in reader._windows(refs, lambda: reader.AHEAD_BYTES)] == [4] * 5
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 5 * 1016)
+    monkeypatch.setattr(reader, "WINDOW_BYTES_MIN", 1)
+    assert [len(window) for window in reader._windows(refs, lambda: 4 * 1016)] == [5] * 4
+    assert [len(window) for window in reader._windows(refs, lambda: 2 * 1016)] == [3] * 6 + [2]
 
 
 def test_windows_bound_the_number_of_chunks(counted, monkeypatch):

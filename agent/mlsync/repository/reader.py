@@ -649,7 +649,8 @@ def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterat
 
 
 def _within_run(limit_bytes: int) -> int:
-    return limit_bytes * _RUN_SHARE[0] // _RUN_SHARE[1]
+    # The longest windows are those of a directory, where a call costs nothing and memory does.
+    return min(limit_bytes * _RUN_SHARE[0] // _RUN_SHARE[1], max(limit_bytes, WINDOW_BYTES))
 
 
 def _limit_bytes(share_bytes: int) -> int:
