@@ -84,6 +84,17 @@ def test_a_told_save_does_not_settle(tmp_path):
     assert one.due(told, False) == 500.0, "a store that is away is not asked for each save"
 
 
+def test_a_save_whose_training_waits_leaves_the_processors_to_nobody(tmp_path):
+    """The training stands still meanwhile; whether news of the same files came before or after is all the same."""
+    one = worker(ToldJob("yolo", tmp_path), settle_s=60.0)
+    one.job.rests_until_s = lambda since_s: 500.0
+    for is_awaited, due_s in ((False, 500.0), (True, 100.02)):
+        trigger = Trigger(lambda: 100.0)
+        trigger.tell_saved(b"w", b"w/last.pt", is_awaited=is_awaited)
+        trigger.note_save(b"w", has_ended=False, is_alone=True)
+        assert one.due(trigger.changes, False) == pytest.approx(due_s)
+
+
 def test_news_of_a_told_save_change_nothing(tmp_path):
     """The watcher's event for the same place comes before or after; the save stays told of until a pass begins."""
     trigger = Trigger(lambda: 100.0)
@@ -138,9 +149,9 @@ class OfUser:
     def __init__(self):
         self.asked = []
 
-    def tell_saved(self, paths, runs, uid):
+    def tell_saved(self, paths, runs, uid, *, is_awaited=False):
         """Note it."""
-        self.asked.append(uid)
+        self.asked.append((uid, is_awaited))
         return {}
 
     requested = tell_saved
@@ -152,7 +163,14 @@ def test_the_kernel_says_who_asks():
     public, private = Answers.for_trainings(agent), Answers(agent, may_act=True)
     for answers, uid in ((public, 1000), (public, None), (private, 1000)):
         answers(HttpRequest("POST", "/saved", {}, {}, uid))
-    assert agent.asked == [1000, -1, None]
+    assert agent.asked == [(1000, False), (-1, False), (None, False)]
+
+
+def test_a_request_says_whether_its_training_waits():
+    """By a parameter of its own, whatever its value."""
+    agent = OfUser()
+    Answers.for_trainings(agent)(HttpRequest("POST", "/saved", {"waits": ["1"]}, {}, 1000))
+    assert agent.asked == [(1000, True)]
 
 
 def test_a_user_learns_nothing_of_anothers_passes(tmp_path):

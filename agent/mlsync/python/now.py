@@ -135,9 +135,9 @@ class _Call:
             raise ConfigInvalid(f"wait must be True or a number of seconds, not {wait!r}")
         self._rank = 0 if every_rank else rank_here()
         self._path = None if path is None else os.path.abspath(os.fspath(path))
-        self._query = "&".join(self._parameters(run))
         self._level = level
         self._wait_s = WAIT_S if wait is True or (not wait and level is not None) else float(wait)
+        self._query = "&".join(self._parameters(run))
 
     def _parameters(self, run: str | None) -> Iterator[str]:
         if self._path is not None:
@@ -145,6 +145,8 @@ class _Call:
                 yield f"path={os.fsencode(one).hex()}"
         if run is not None:
             yield f"run={quote(run, safe='')}"
+        if self._wait_s:
+            yield "waits=1"
 
     def saved(self) -> tuple[ToldSave, Error | None]:
         """Return what became of the save, and what did not go as it was asked for."""

@@ -355,14 +355,17 @@ class Agent:
             self._preemption.preempt(wanted, within_s(query))
         return {"requested": [worker.job.name for worker in wanted], **self.requested(ids)}
 
-    def tell_saved(self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None) -> dict[str, Any]:
+    def tell_saved(
+        self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None, *, is_awaited: bool = False
+    ) -> dict[str, Any]:
         """Have the runs that *paths* concern read them at once, as ``TalkingAgent`` says."""
         ids = []
         for worker in self._workers:
             below = told_below(worker.job.directory, worker.trigger.place, paths)
             if below is None or (runs and worker.job.name not in runs) or not may_tell(worker.trigger.place, uid):
                 continue
-            ids.append(self._asked.add(worker.job.name, worker.trigger.tell_saved(place_of_save(below), below), uid))
+            asked = worker.trigger.tell_saved(place_of_save(below), below, is_awaited=is_awaited)
+            ids.append(self._asked.add(worker.job.name, asked, uid))
         if not ids:
             raise KeyError
         return self.requested(ids, uid)

@@ -264,7 +264,9 @@ class Worker:
         return self._rested(min(dues), changes) if dues else math.inf
 
     def _rested(self, due_s: float, changes: Changes) -> float:
-        """Return *due_s*, or when the job leaves the processors to others no longer."""
+        """Return *due_s*, or when the job leaves the processors to others no longer, unless a training waits for it."""
+        if any(save.is_awaited for save in changes.saves.values()):
+            return due_s
         firsts = [changes.first_s, None if changes.logs is None else changes.logs.first_s]
         since_s = min((first_s for first_s in firsts if first_s is not None), default=due_s)
         rests_until_s = self.job.rests_until_s(since_s)

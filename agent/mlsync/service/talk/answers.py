@@ -28,11 +28,13 @@ class TalkingAgent(Protocol):
         *query* holds all parameters of the request. Raise ``KeyError`` with a run's name if the agent does not keep it.
         """
 
-    def tell_saved(self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None) -> dict[str, Any]:
+    def tell_saved(
+        self, paths: Sequence[bytes], runs: Sequence[str], uid: int | None, *, is_awaited: bool = False
+    ) -> dict[str, Any]:
         """Note that what is at each of *paths* is whole; return JSON that says which passes will read it.
 
-        They are absolute; without any, all that is in *runs* is whole. With *uid* only runs of this user count. Raise
-        ``KeyError`` if no run is concerned.
+        They are absolute; without any, all that is in *runs* is whole. With *uid* only runs of this user count. What
+        *is_awaited* leaves the processors to nobody. Raise ``KeyError`` if no run is concerned.
         """
 
     def requested(self, ids: Sequence[int], uid: int | None = None) -> dict[str, Any]:
@@ -121,7 +123,9 @@ class Answers:
         except ValueError:
             return HttpAnswer.of_text("a path has to be in hexadecimal", 400)
         try:
-            return HttpAnswer.of_json(self._agent.tell_saved(paths, runs, self._asker(request)), 202)
+            is_awaited = "waits" in request.query
+            told = self._agent.tell_saved(paths, runs, self._asker(request), is_awaited=is_awaited)
+            return HttpAnswer.of_json(told, 202)
         except KeyError:
             return HttpAnswer.of_text("no run of yours is concerned", 404)
 

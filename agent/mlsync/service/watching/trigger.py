@@ -33,13 +33,14 @@ class ChangeTimes:
 class SaveTimes:
     """The changes of one checkpoint, and whether its name says that the writer is done, or that it is one file.
 
-    *told_s* is when its writer itself said first that it is whole.
+    *told_s* is when its writer itself said first that it is whole. *is_awaited*: the writer waits for its version.
     """
 
     times: ChangeTimes
     has_ended: bool = False
     is_alone: bool = False
     told_s: float | None = None
+    is_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,10 @@ class Trigger:
         if is_first:
             self._before_pass()
 
-    def tell_saved(self, place: bytes, path: bytes) -> Asked:
+    def tell_saved(self, place: bytes, path: bytes, *, is_awaited: bool = False) -> Asked:
         """Record that a writer says that its save *path* is whole, which is at *place*; return how its pass ends.
+
+        *is_awaited*: the writer waits for that.
 
         Unlike ``ask``, it does not bring a retry forward: a trainer that saves often would ask a store that is away.
         """
@@ -148,7 +151,7 @@ class Trigger:
                 asked.end(None, None)
                 return asked
             self._asked.append(asked)
-            is_first = self._add_save(place, has_ended=True, is_told=True)
+            is_first = self._add_save(place, has_ended=True, is_told=True, is_awaited=is_awaited)
         if is_first:
             self._before_pass()
         return asked
@@ -234,7 +237,9 @@ class Trigger:
                 self._wakeup.wait(min(left_s, asks_again_s(), threading.TIMEOUT_MAX))
             return False
 
-    def _add_save(self, place: bytes, *, has_ended: bool, is_alone: bool = False, is_told: bool = False) -> bool:
+    def _add_save(
+        self, place: bytes, *, has_ended: bool, is_alone: bool = False, is_told: bool = False, is_awaited: bool = False
+    ) -> bool:
         """Add a change of a checkpoint, just now; return whether it is the first one since a pass began."""
         now_s = self._clock()
         told_s = now_s if is_told else None
@@ -248,6 +253,7 @@ class Trigger:
             has_ended,
             is_alone and (before is None or before.is_alone),
             told_s if before is None or before.told_s is None else before.told_s,
+            is_awaited or (before is not None and before.is_awaited),
         )
         self.saved_s = now_s
         self._set(replace(self._changes, saves=saves), is_save=True)
