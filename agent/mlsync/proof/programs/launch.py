@@ -44,7 +44,8 @@ def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
     # SIGXCPU comes first and names the cause; SIGKILL would look like out of memory.
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 60)
     with contextlib.suppress(OSError):  # a filter of system calls may refuse it
-        os.nice(10)
+        # Not lower than a pass that has this already: its version waits for this process.
+        os.nice(max(0, 10 - os.getpriority(os.PRIO_PROCESS, 0)))
     # No limit of memory: CUDA's address space is too large for one. If memory runs out, this process is killed first,
     # or in mlsync's order if /proc cannot be written.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

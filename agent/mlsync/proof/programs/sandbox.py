@@ -336,7 +336,8 @@ def tie_to_parent(parent_pid: int) -> None:
         raise SystemExit(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # a service manager may have set it and let nobody change it
-        os.nice(10)
+        # Not lower than a pass that has this already: its version waits for this process.
+        os.nice(max(0, 10 - os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def allow_cpu(seconds: int) -> None:
