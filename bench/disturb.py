@@ -11,7 +11,9 @@ and each figure is a ratio to the mean of the two turns beside nothing around it
 short turn are saves, so one slow step decides its 99th percentile: "p99 pooled" takes the steps of all turns together,
 each as a ratio to the median step of the turns beside nothing around it, and "computing" those steps without their
 saves. "waited" does not depend on the machine's speed: of the time in which the trainer's threads wanted a processor,
-the share in which the kernel gave it to somebody else (/proc/PID/task/*/schedstat). So that nobody wins by doing
+the share in which the kernel gave it to somebody else (/proc/PID/task/*/schedstat). Nor does "per processor": a turn's
+seconds for each processor second that the trainer took, which differ by a thousandth between turns beside nothing where
+the steps themselves differ by a third; it is what the mean step loses. So that nobody wins by doing
 nothing, each turn tells how many saves were kept, of those that had nine seconds at least until the turn ended. So that
 nobody believes figures of a machine that others used, the processors' use is measured before each turn, while nothing
 of ours runs.
@@ -95,6 +97,7 @@ class Turn:
             "p99_computing_s": round(p99(sorted(self.computing_s)), 4),
             "waited": round(self.waited_s / max(1e-9, self.waited_s + self.ran_s), 4),
             "cpu_s_per_step": round(self.ran_s / max(1, len(ordered)), 4),
+            "per_processor": round(sum(ordered) / max(1e-9, self.ran_s), 4),
             "longest_s": round(ordered[-1], 4),
             "saves": self.to_keep,
             "longest_save_s": round(max(self.saves_s, default=0.0), 4),
@@ -473,10 +476,10 @@ def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], ar
             figures = compared(mine, around(turns["none"], names, name))
             table[name] = figures
             medians = [figures[key]["median"] for key in RATIOS] + [figures[key] for key in POOLED]
-            medians.append(f"{figures['waited']['median']:.1%}")
+            medians += [f"{figures['per_processor']['median']:.3f}", f"{figures['waited']['median']:.1%}"]
             kept = f"{figures['kept']} of {figures['saves']}"
             rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], kept))
-        columns = [setting, *RATIOS, "p99 pooled", "computing", "waited"]
+        columns = [setting, *RATIOS, "p99 pooled", "computing", "per processor", "waited"]
         columns += ["longest step s", "longest save s", "saves kept"]
         report.show(f"Steps beside each tool, {setting}: times beside nothing", columns, rows)
         result["settings"][setting] = table
@@ -497,8 +500,8 @@ def readme_rows(result: Mapping[str, object]) -> Iterator[str]:
         for name, one in tools.items():
             ratios = (_readme_ratio(one.get(key)) for key in RATIOS)
             pooled = (f"{one[key]:.2f}" for key in POOLED)
-            waited = f"{one['waited']['median']:.1%}"
-            words = [f"{name}, {setting}" if several else name, *ratios, *pooled, waited]
+            shares = f"{one['per_processor']['median']:.3f}", f"{one['waited']['median']:.1%}"
+            words = [f"{name}, {setting}" if several else name, *ratios, *pooled, *shares]
             words.append(f"{one['longest_step_s']:.2f} s")
             kept = "" if name == "none" else f"{one['kept']} of {one['saves']}"
             yield f"| {' | '.join([*words, kept])} |"
@@ -534,6 +537,7 @@ def compared(mine: Sequence[Turn], alone: Sequence[tuple[Turn, Turn]]) -> dict[s
         "p99": ratios("p99_s"),
         "p99_pooled": pooled(lambda one: one.steps_s),
         "p99_computing": pooled(lambda one: one.computing_s),
+        "per_processor": ratios("per_processor"),
         "waited": report.spread(one["waited"] for one, _ in pairs),
         "cpu_per_step": ratios("cpu_s_per_step"),
         "longest_step_s": max(one["longest_s"] for one, _ in pairs),
