@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 STYLES = {
     "mlsync": {"color": "#000000", "linewidth": 2.2, "marker": "o", "zorder": 5},
     "mlsync no device proof": {"color": "#000000", "linewidth": 1.2, "linestyle": ":", "zorder": 4},
+    "mlsync whole": {"color": "#56B4E9", "linewidth": 1.2, "zorder": 4},
     "restic": {"color": "#D55E00", "marker": "s"},
     "restic max": {"color": "#E69F00", "marker": "D"},
     "borg": {"color": "#0072B2", "marker": "^"},
