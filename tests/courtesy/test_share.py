@@ -77,6 +77,25 @@ def test_a_machine_that_mlsync_has_for_itself_counts_as_idle(machine):
     assert used(machine, machine.share(), 9.0) > 0
 
 
+def test_a_little_idle_time_counts_for_nobody(machine):
+    """Neither has it room for a pass, nor do others have it; and the share of a second is one, however long it was."""
+    assert used(machine, machine.share(), 1.6, idle=(0.02, 0.0)) > 0
+    assert used(machine, machine.share(), 8.5, idle=(0.1, 0.1)) == -math.inf
+    assert used(machine, machine.share(), 0.5, lasted_s=1.0) > 0
+
+
+def test_what_the_kernel_says_is_seconds(machine):
+    """Idle and waiting for a disk together, of our processors alone, in seconds."""
+    assert machine.share().look() == (1000.0, 12.0, 2)
+
+
+def test_a_pass_whose_beginning_was_not_seen_does_not_count(machine):
+    """The kernel said nothing then, and it does now."""
+    share = machine.share()
+    share.spent(None, 5.0)
+    assert share.free_at_s() == -math.inf
+
+
 def test_what_is_too_short_to_be_measured_does_not_count(machine):
     """The kernel's hundredths say nothing of a look that found nothing new."""
     assert used(machine, machine.share(), 0.05, lasted_s=0.1) == -math.inf
@@ -165,9 +184,13 @@ def test_the_real_kernel_says_it():
 def test_the_time_of_a_process_and_of_its_children():
     """A child that has ended counts with its parent, and a process that is gone took nothing that is known."""
     child = "import time\nwhile time.process_time() < 0.25: pass\n"
-    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\nprint(flush=True)\ninput()\n"
+    parent = (
+        f"import os, subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
+        "print(sum(os.times()[:4]), flush=True)\ninput()\n"
+    )
     with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert processor_s(process.pid) >= 0.25
+        own_s = float(process.stdout.readline())
+        assert own_s >= 0.25
+        assert processor_s(process.pid) == pytest.approx(own_s, abs=0.05)
         process.communicate(b"\n")
     assert processor_s(process.pid) == 0.0
