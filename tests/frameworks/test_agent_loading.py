@@ -22,7 +22,7 @@ def write_checkpoint(path: Path) -> None:
 
 def wait_for(condition):
     """Wait until something is so."""
-    deadline = time.monotonic() + 180.0
+    deadline = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -36,8 +36,8 @@ class Watched:
         self._config.write_text(
             f'repository = "file://{self.repository}"\nstate_directory = "{self.state}"\n'
             f'[key]\nkey_file = "{self._key}"\n[[watch]]\ndirectory = "{self.runs}"\n'
-            f'[agent]\nsettle = "200ms"\nsettle_max = "1s"\nrescan = "2s"\n[proof]\ndevice = "cpu"\n'
-            f'[limits]\nprocessor_share = "100%"\n{more}'
+            f'[agent]\nsettle = "200ms"\nsettle_max = "1s"\nrescan = "2s"\n[limits]\nprocessor_share = "100%"\n'
+            f'[proof]\ndevice = "cpu"\n{more}'
         )
 
     # ------------------------------------------------------------ commands
