@@ -500,15 +500,18 @@ def readme_rows(result: Mapping[str, object]) -> Iterator[str]:
         for name, one in tools.items():
             ratios = (_readme_ratio(one.get(key)) for key in RATIOS)
             pooled = (f"{one[key]:.2f}" for key in POOLED)
-            shares = f"{one['per_processor']['median']:.3f}", f"{one['waited']['median']:.1%}"
+            shares = _readme_ratio(one["per_processor"], digits=3), f"{one['waited']['median']:.1%}"
             words = [f"{name}, {setting}" if several else name, *ratios, *pooled, *shares]
             words.append(f"{one['longest_step_s']:.2f} s")
             kept = "" if name == "none" else f"{one['kept']} of {one['saves']}"
             yield f"| {' | '.join([*words, kept])} |"
 
 
-def _readme_ratio(found: Mapping[str, float] | None) -> str:
-    return "-" if found is None else f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+def _readme_ratio(found: Mapping[str, float] | None, digits: int = 2) -> str:
+    if found is None:
+        return "-"
+    median, low, high = (f"{found[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({low} to {high})"
 
 
 def around(alone: Sequence[Turn], names: Sequence[str], name: str) -> list[tuple[Turn, Turn]]:

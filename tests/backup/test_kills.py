@@ -26,6 +26,6 @@ def test_kills_at_random_moments(tmp_path):
     tally = rounds.tally
     assert (tally.rounds, tally.victims.total()) == (ROUNDS, ROUNDS)
     assert tally.restores >= tally.committed_at_once + 1
-    # What was sent before a kill is not sent after it; mostly it was overwritten before it all went. The parts that are
-    # under way are: a quarter more if a network dies each time. All of it again would be half as much more.
-    assert tally.sent_bytes <= 1.35 * tally.new_bytes
+    # What was sent before a kill is not sent after it; mostly it was overwritten before it all went. Where the network
+    # dies alone, the client goes on with the same files, and sends again what was under way.
+    assert tally.sent_bytes <= (1.2 + 0.05 * tally.victims["network"]) * tally.new_bytes

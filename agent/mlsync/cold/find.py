@@ -10,6 +10,7 @@ from typing import Final
 
 from mlsync.errors import NotFound, ObjectArchived, RepositoryMissing, StoreError
 from mlsync.repository import names
+from mlsync.repository.ahead import each
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.manifest import Entry, Manifest, refs_of
 from mlsync.repository.pack_lookup import look_in_listing
@@ -136,10 +137,10 @@ def _infos(repository: Repository, needed: set[bytes]) -> Iterator[tuple[bytes, 
             if not info.is_archived and info.storage_class != _SILENT_CLASS:
                 doubtful.remove(pack_id)
                 yield pack_id, info
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mlsync-cold") as pool:
-        for pack_id, asked in pool.map(lambda one: (one, _stat(repository, one)), sorted(doubtful)):
-            if asked is not None:
-                yield pack_id, asked
+    asking = sorted(doubtful)
+    for pack_id, asked in zip(asking, each(partial(_stat, repository), asking), strict=True):
+        if asked is not None:
+            yield pack_id, asked
 
 
 def _stat(repository: Repository, pack_id: bytes) -> ObjectInfo | None:

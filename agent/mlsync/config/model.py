@@ -628,8 +628,7 @@ class LimitSettings:
         "Beside a training that needs all processors, passes of the agent take this share of their time on average: "
         "the next one begins so much later, with the newest files, but when half of `max_lag` is over at the latest. "
         "Once a processor is idle, it begins at once. Passes that somebody asks for, and those with a deadline, never "
-        "wait. "
-        '`"100%"`: none waits.',
+        'wait. `"100%"`: none waits.',
         default='"1%"',
         example='"5%"',
     )

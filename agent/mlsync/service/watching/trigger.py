@@ -141,9 +141,8 @@ class Trigger:
     def tell_saved(self, place: bytes, path: bytes, *, is_awaited: bool = False) -> Asked:
         """Record that a writer says that its save *path* is whole, which is at *place*; return how its pass ends.
 
-        *is_awaited*: the writer waits for that.
-
-        Unlike ``ask``, it does not bring a retry forward: a trainer that saves often would ask a store that is away.
+        *is_awaited*: the writer waits for that. Unlike ``ask``, it does not bring a retry forward: a trainer that saves
+        often would ask a store that is away.
         """
         asked = Asked(path)
         with self._wakeup:
