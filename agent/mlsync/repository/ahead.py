@@ -58,7 +58,8 @@ class Ahead(Generic[_Item, _Result]):
     def __init__(
         self, work: Callable[[_Item], _Result], items: Iterable[_Item], weight_of: Callable[[_Item], int], most: int
     ) -> None:
-        self._waiting: deque[tuple[_Item, Future[_Result]]] = deque()
+        # Each with its weight.
+        self._waiting: deque[tuple[_Item, Future[_Result], int]] = deque()
         self._following: deque[_Item] | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._work = work
@@ -82,9 +83,8 @@ class Ahead(Generic[_Item, _Result]):
         if not self._waiting:
             self.close()
             raise StopIteration
-        item, future = self._waiting.popleft()
         # Its weight counts until the next one is asked for: the one whose result is used counts too.
-        self._used_weight = self._weight_of(item) if self._weight_max else 0
+        item, future, self._used_weight = self._waiting.popleft()
         return item, future.result
 
     def _begin(self) -> None:
@@ -99,7 +99,8 @@ class Ahead(Generic[_Item, _Result]):
             if self._waiting and not is_beside:
                 return
             item = self._following.popleft()
-            self._waiting.append((item, self._begun_beside(item) if is_beside else _done(self._work, item)))
+            future = self._begun_beside(item) if is_beside else _done(self._work, item)
+            self._waiting.append((item, future, weight))
             self._weight += weight
             self._following.extend(islice(self._left, 1))
             if not is_beside:
