@@ -13,6 +13,8 @@ from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
 from mlsync.backup.backup import look
 from mlsync.backup.request import Source
+from mlsync.formats.dcp import container, metadata
+from mlsync.formats.pickles.machine import read_pickle
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.versions.stored_file import SMALL_CHUNK_BYTES_MAX, RestoredFile
@@ -269,6 +271,23 @@ def test_a_distributed_checkpoint_comes_back_once(world):
     result = world.backup()
     assert world.entry(b"step/__0_0.distcp").proof.level == 2
     assert result.read_back_bytes < 1.05 * world.entry(b"step/__0_0.distcp").size_bytes
+
+
+def test_the_metadata_of_a_distributed_checkpoint_are_parsed_twice(world, monkeypatch):
+    """Once for the places of its items and once for what they mean, however many shards and looks at them there are."""
+    state = {f"layer{number}": random_tensor(number, 4 * MIB) for number in range(2)}
+    with warnings.catch_warnings(action="ignore"):  # that it is one rank only
+        distributed.save(state, checkpoint_id=os.fsdecode(world.path("step")), no_dist=True)
+    parsed = []
+
+    def counted(data: bytes) -> tuple[object, int]:
+        parsed.append(len(data))
+        return read_pickle(data)
+
+    for module in (container, metadata):
+        monkeypatch.setattr(module, "read_pickle", counted)
+    world.backup()
+    assert parsed == [world.entry(b"step/.metadata").size_bytes] * 2
 
 
 def test_what_lies_between_tensors_is_fetched_together(world):

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter, Serializat
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped, network, parts_of, rezipped, torch_bytes, yolo_bytes
 from mlsync.formats.dcp import container as dcp
-from mlsync.formats.dcp.container import Item, read_dcp_layout, read_dcp_storages, read_items
+from mlsync.formats.dcp.container import Item, read_dcp_structure, read_items
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 
@@ -64,6 +64,14 @@ def saved(tmp_path_factory):
     return save(tmp_path_factory.mktemp("dcp") / "checkpoint", training_state())
 
 
+def layout_of(source, items):
+    return read_dcp_structure(source, items)[0]
+
+
+def storages_of(source, items):
+    return read_dcp_structure(source, items)[1]
+
+
 # ---------------------------------------------------------------- what torch writes
 
 
@@ -76,9 +84,7 @@ def test_items_are_those_that_torch_reads(saved):
 
 def test_every_tensor_lies_where_its_storage_says(saved):
     """The bytes of each storage are those of the tensor that was saved, and its elements have that tensor's width."""
-    storages = {
-        storage.name: storage for storage in read_dcp_storages(MemorySource(saved.data), read_items(saved.metadata))
-    }
+    storages = {storage.name: storage for storage in storages_of(MemorySource(saved.data), read_items(saved.metadata))}
     tensors = {name: value for name, value in saved.state.items() if isinstance(value, torch.Tensor)}
     for item, name in saved.items():
         if name in tensors:
@@ -90,7 +96,7 @@ def test_every_tensor_lies_where_its_storage_says(saved):
 
 def test_records_of_all_items_are_found_with_their_checksums(saved):
     """The layout has every record once, in the order of the file, and each has the CRC that stands in its zip."""
-    layout = read_dcp_layout(MemorySource(saved.data), read_items(saved.metadata))
+    layout = layout_of(MemorySource(saved.data), read_items(saved.metadata))
     assert (layout.container, layout.size_bytes) == ("dcp", len(saved.data))
     reached = 0
     for extent in layout.extents:
@@ -105,8 +111,8 @@ def test_records_of_all_items_are_found_with_their_checksums(saved):
 def test_storages_are_records(saved):
     """Each storage is one of the layout's extents, by name, place and length; they come in the order of the file."""
     source, items = MemorySource(saved.data), read_items(saved.metadata)
-    places = [(extent.name, extent.offset, extent.length) for extent in read_dcp_layout(source, items).extents]
-    storages = [(storage.name, storage.offset, storage.length) for storage in read_dcp_storages(source, items)]
+    places = [(extent.name, extent.offset, extent.length) for extent in layout_of(source, items).extents]
+    storages = [(storage.name, storage.offset, storage.length) for storage in storages_of(source, items)]
     assert storages == [place for place in places if place in set(storages)]
 
 
@@ -118,7 +124,7 @@ def test_a_checkpoint_of_two_ranks(two_ranks):
     for rank, half in enumerate(torch.randn(64, 16).chunk(2)):
         own = [item for item in items if item.relative_path == f"__{rank}_0.distcp"]
         data = (folder / f"__{rank}_0.distcp").read_bytes()
-        storages = read_dcp_storages(MemorySource(data), own)
+        storages = storages_of(MemorySource(data), own)
         kept = [data[storage.offset : storage.offset + storage.length] for storage in storages]
         assert bytes(half.clone().untyped_storage()) in kept
 
@@ -128,8 +134,8 @@ def test_a_file_in_the_format_of_safetensors_has_no_records(tmp_path):
     other = save(tmp_path, {"a": torch.ones(5)}, serialization_format=SerializationFormat.SAFETENSORS)
     source, items = MemorySource(other.data), read_items(other.metadata)
     assert items
-    assert read_dcp_layout(source, items).extents == ()
-    assert read_dcp_storages(source, items) == ()
+    assert layout_of(source, items).extents == ()
+    assert storages_of(source, items) == ()
 
 
 # ---------------------------------------------------------------- metadata by hand
@@ -275,32 +281,31 @@ def zips(*values: Any) -> tuple[bytes, list[Item]]:
     ids=["too long", "overlap", "same start", "before", "negative", "behind", "huge"],
 )
 def test_items_that_do_not_fit_the_file_are_refused(items):
-    """Items that leave the file or lie on one another raise ``ContainerBroken``, and have no storages."""
+    """Items that leave the file or lie on one another raise ``ContainerBroken``."""
     source = MemorySource(bytes(100))
     with pytest.raises(ContainerBroken, match="overlaps another one, or leaves the file"):
-        read_dcp_layout(source, items)
-    assert read_dcp_storages(source, items) == ()
+        layout_of(source, items)
 
 
 def test_the_order_of_the_items_is_nothing():
     """Items that are handed over in any order have the same layout and storages."""
     data, items = zips(torch.ones(3), torch.ones(4), torch.ones(5))
     source = MemorySource(data)
-    assert read_dcp_layout(source, items[::-1]) == read_dcp_layout(source, items)
-    assert read_dcp_storages(source, items[::-1]) == read_dcp_storages(source, items)
+    assert layout_of(source, items[::-1]) == layout_of(source, items)
+    assert storages_of(source, items[::-1]) == storages_of(source, items)
 
 
 def test_what_no_item_tells_of_is_left_alone():
     """Bytes between the items, and items without bytes, change nothing."""
     data, items = zips(torch.ones(3), b"whatever", torch.ones(5))
     with_empty = [items[0], Item("a", items[2].offset, 0), items[2], Item("a", len(data), 0)]
-    assert [storage.length for storage in read_dcp_storages(MemorySource(data), with_empty)] == [12, 20]
+    assert [storage.length for storage in storages_of(MemorySource(data), with_empty)] == [12, 20]
 
 
 def test_an_item_that_is_no_zip_has_no_records():
     """A pickle, a compressed stream, or a few bytes are passed over, and what lies around them is found."""
     data, items = zips(torch.ones(3), pickle.dumps([1]), b"\x28\xb5\x2f\xfd1234", b"PK", torch.ones(5))
-    layout = read_dcp_layout(MemorySource(data), items)
+    layout = layout_of(MemorySource(data), items)
     zips_at = {str(items[0].offset), str(items[4].offset)}
     assert {extent.name.partition("/")[0] for extent in layout.extents} == zips_at
 
@@ -311,11 +316,10 @@ def test_a_damaged_zip_is_named_with_its_place():
     at = data.index(b"PK\x03\x04", items[1].offset + 1)
     source = MemorySource(flipped(data, at))
     with pytest.raises(ContainerBroken, match="local header missing") as caught:
-        read_dcp_layout(source, items)
+        layout_of(source, items)
     assert caught.value.record is not None
     assert caught.value.record.startswith(f"{items[1].offset}/archive/")
     assert caught.value.offset == at
-    assert read_dcp_storages(source, items) == ()
 
 
 def test_metadata_of_another_save_are_found_out():
@@ -323,7 +327,7 @@ def test_metadata_of_another_save_are_found_out():
     data, items = zips(torch.ones(3), torch.ones(4))
     moved = [items[0]._replace(length=items[0].length - 64), items[1]]
     with pytest.raises(ContainerBroken, match="no end record"):
-        read_dcp_layout(MemorySource(data), moved)
+        layout_of(MemorySource(data), moved)
 
 
 def test_an_item_without_meaning_takes_nothing_from_the_others():
@@ -333,7 +337,7 @@ def test_an_item_without_meaning_takes_nothing_from_the_others():
     unknown["archive/data.pkl"] = unknown["archive/data.pkl"].replace(b"FloatStorage", b"FluffStorage")
     missing = {name: part for name, part in parts_of(plain).items() if name != "archive/data.pkl"}
     data, items = zips(torch.ones(3), flipped(plain, 100), rezipped(unknown), rezipped(missing), torch.ones(5).half())
-    storages = read_dcp_storages(MemorySource(data), items)
+    storages = storages_of(MemorySource(data), items)
     assert [(storage.length, storage.item_bytes) for storage in storages] == [(12, 4), (10, 2)]
 
 
@@ -341,7 +345,7 @@ def test_pickles_are_read_up_to_a_bound_for_all_items(monkeypatch):
     """Items behind the one whose pickle is beyond the bound have no storages, and nothing is raised."""
     data, items = zips(torch.ones(3), list(range(5000)), torch.ones(5))
     monkeypatch.setattr(dcp, "PICKLES_BYTES_MAX", 4000)
-    assert [storage.length for storage in read_dcp_storages(MemorySource(data), items)] == [12]
+    assert [storage.length for storage in storages_of(MemorySource(data), items)] == [12]
 
 
 def test_more_records_than_are_checked(monkeypatch):
@@ -349,7 +353,7 @@ def test_more_records_than_are_checked(monkeypatch):
     monkeypatch.setattr(dcp, "RECORDS_MAX", 9)
     data, items = zips(torch.ones(3), torch.ones(5))
     with pytest.raises(NotChecked, match="more than 9 records"):
-        read_dcp_layout(MemorySource(data), items)
+        layout_of(MemorySource(data), items)
 
 
 # ---------------------------------------------------------------- any bytes
@@ -378,11 +382,10 @@ def test_a_changed_file_never_surprises(changes):
     source = MemorySource(edited(SMALL_FILE, changes))
     with contextlib.suppress(ContainerBroken):
         reached = 0
-        for extent in read_dcp_layout(source, SMALL_ITEMS).extents:
+        for extent in layout_of(source, SMALL_ITEMS).extents:
             assert extent.offset >= reached
             reached = extent.offset + extent.length
         assert reached <= source.size_bytes
-    read_dcp_storages(source, SMALL_ITEMS)
 
 
 places = st.builds(Item, st.just("a"), st.integers(-3, 8000), st.integers(-3, 4000))
@@ -394,5 +397,4 @@ def test_any_items_never_surprise(items):
     """Items that were made up: a layout, or ``ContainerBroken``; no read outside of the file."""
     source = MemorySource(SMALL_FILE)
     with contextlib.suppress(ContainerBroken):
-        read_dcp_layout(source, items)
-    read_dcp_storages(source, items)
+        layout_of(source, items)

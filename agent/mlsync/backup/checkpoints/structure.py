@@ -7,7 +7,7 @@ from typing import Final
 
 from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.formats.containers import read_layout, storages_of
-from mlsync.formats.dcp.container import read_dcp_layout, read_dcp_storages, read_items
+from mlsync.formats.dcp.container import read_dcp_structure, read_items
 from mlsync.formats.dcp.metadata import rank_metadata_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout, Storage
@@ -106,10 +106,10 @@ def _distributed(file: SourceFile, found: Found) -> Structure:
         return Structure(is_checkpoint=True)
     try:
         items = [item for item in read_items(metadata) if item.relative_path.encode() == name]
-        layout = read_dcp_layout(file, items)
+        layout, storages = read_dcp_structure(file, items)
     except ContainerBroken:
         return Structure(is_checkpoint=True)
-    return Structure(is_checkpoint=True, layout=layout, storages=read_dcp_storages(file, items))
+    return Structure(is_checkpoint=True, layout=layout, storages=storages)
 
 
 def _by_index(file: SourceFile, found: Found) -> Structure:

@@ -28,8 +28,8 @@ _COUNT_MAX = 1 << 63
 _FIELDS_MAX = 32
 _FILE_NAME = re.compile(r"[^/\\\0\ud800-\udfff]{1,255}")
 _ZIP = b"PK\x03\x04"
-# The metadata of a directory is read again for each of its files; larger ones are not cached
-_KEPT_METADATA_BYTES_MAX = 4 << 20
+#: The metadata of a directory are read again for each of its files; larger ones are not cached.
+KEPT_METADATA_BYTES_MAX = 4 << 20
 
 
 class Item(NamedTuple):
@@ -42,38 +42,29 @@ class Item(NamedTuple):
 
 def read_items(metadata: bytes) -> tuple[Item, ...]:
     """Return the items that a ``.metadata`` file describes, by file and offset, or raise ``ContainerBroken``."""
-    return _kept_items(metadata) if len(metadata) <= _KEPT_METADATA_BYTES_MAX else _parse_items(metadata)
+    return _kept_items(metadata) if len(metadata) <= KEPT_METADATA_BYTES_MAX else _parse_items(metadata)
 
 
-def read_dcp_layout(source: ByteSource, items: Iterable[Item]) -> Layout:
-    """Return where the records of all *items* of one file lie; a record's name begins with its item's offset.
+def read_dcp_structure(source: ByteSource, items: Iterable[Item]) -> tuple[Layout, tuple[Storage, ...]]:
+    """Return where the records of all *items* of one file lie, and which of them are storages, both in file order.
 
-    An item that is no zip has no records: another format, or a stream that was compressed. Raises ``ContainerBroken``
-    if the items do not fit the file, or if one begins like a zip and is none.
+    A record's name begins with its item's offset. An item that is no zip has no records: another format, or a stream
+    that was compressed. One whose pickle is damaged has no storages, and those behind the bound for all pickles have
+    none. Raises ``ContainerBroken`` if the items do not fit the file, or if one begins like a zip and is none.
     """
     extents: list[Extent] = []
-    for item, _, layout in item_zips(source, items):
+    storages: list[Storage] = []
+    budget_bytes = PICKLES_BYTES_MAX
+    for item, window, layout in item_zips(source, items):
         prefix, start = f"{item.offset}/", item.offset
         extents += [Extent(prefix + name, start + at, length, crc32) for name, at, length, crc32, _ in layout.extents]
         if len(extents) > RECORDS_MAX:
             msg = f"more than {RECORDS_MAX} records are more than is checked"
             raise NotChecked(msg, offset=item.offset)
-    return Layout("dcp", source.size_bytes, tuple(extents))
-
-
-def read_dcp_storages(source: ByteSource, items: Iterable[Item]) -> tuple[Storage, ...]:
-    """Return the storages of all *items* of one file, in file order; empty if one is damaged. Raises nothing."""
-    storages: list[Storage] = []
-    budget_bytes = PICKLES_BYTES_MAX
-    try:
-        for item, window, layout in item_zips(source, items):
-            budget_bytes -= sum(extent.length for extent in layout.extents if extent.name.endswith("/data.pkl"))
-            if budget_bytes < 0:
-                break
+        budget_bytes -= sum(extent.length for extent in layout.extents if extent.name.endswith("/data.pkl"))
+        if budget_bytes >= 0:
             storages += _storages(item, window, layout)
-    except ContainerBroken:
-        return ()
-    return tuple(storages)
+    return Layout("dcp", source.size_bytes, tuple(extents)), tuple(storages)
 
 
 def _storages(item: Item, window: Section, layout: ZipLayout) -> Iterator[Storage]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, NoReturn
 
-from mlsync.formats.dcp.container import ITEMS_MAX, Item, fields_of, item_of
+from mlsync.formats.dcp.container import ITEMS_MAX, KEPT_METADATA_BYTES_MAX, Item, fields_of, item_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, read_pickle
@@ -92,7 +93,21 @@ def read_dcp_metadata(data: bytes, *, is_part: bool = False) -> DcpMetadata:
 
     Of one rank's metadata (*is_part*) the chunks need only lie inside of their tensors, and apart.
     """
-    root, _ = read_pickle(data)
+    metadata, _ = _known(data)
+    _check_cover(metadata.tensors, is_part=is_part)
+    return metadata
+
+
+def _known(data: bytes) -> tuple[DcpMetadata, int]:
+    """Return what the metadata say, and where their pickle ends.
+
+    A directory's are looked at a dozen times: for the directory, for each of its shards, and again when they came back.
+    """
+    return _kept(data) if len(data) <= KEPT_METADATA_BYTES_MAX else _parse(data)
+
+
+def _parse(data: bytes) -> tuple[DcpMetadata, int]:
+    root, end = read_pickle(data)
     fields = fields_of(root)
     described, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(described, Pairs) or not isinstance(stored, Pairs):
@@ -100,9 +115,13 @@ def read_dcp_metadata(data: bytes, *, is_part: bool = False) -> DcpMetadata:
     if max(len(described), len(stored)) > 2 * ITEMS_MAX or _number_count(described, stored) > NUMBERS_MAX:
         raise NotChecked(f"metadata of more than {ITEMS_MAX} items are larger than is checked")
     tensors, objects = _read_described(described)
-    _check_cover(tensors, is_part=is_part)
     entries = tuple(_entries(tensors, objects, _read_stored(stored)))
-    return DcpMetadata(tensors, tuple(sorted(entries, key=lambda entry: entry.item)), _facts(tensors, entries))
+    in_order = tuple(sorted(entries, key=lambda entry: entry.item))
+    return DcpMetadata(tensors, in_order, _facts(tensors, entries)), end
+
+
+# Two: the version before has its own.
+_kept = lru_cache(maxsize=2)(_parse)
 
 
 def check_union(parts: Sequence[DcpMetadata]) -> None:
@@ -141,7 +160,11 @@ def _row_length(node: object) -> int:
 
 def read_dcp_metadata_layout(source: ByteSource, container: str = "dcp-metadata") -> Layout:
     """Return level 1 of the file: one pickle, from its first byte to its last."""
-    _, end = read_pickle(_whole(source))
+    data = _whole(source)
+    try:
+        _, end = _known(data)
+    except ContainerBroken:
+        _, end = read_pickle(data)  # what is wrong with its meaning is no matter of level 1
     if end != source.size_bytes:
         raise ContainerBroken(f"{source.size_bytes - end} bytes behind the pickle", offset=end)
     return Layout(container, source.size_bytes, ())
