@@ -91,6 +91,7 @@ def test_metadata_of_another_save_does_no_harm(world):
     shutil.copy(world.base / "old", world.path("step/.metadata"))
     assert world.backup().version == 0
     assert world.backup(**later()).version == 1
+    assert not any(ref.coding is Coding.PLANES for ref in world.entry(SHARD).chunks)
     assert world.restored()[SHARD] == world.tree()[SHARD]
 
 

@@ -26,7 +26,8 @@ from checkpoint_files import MemorySource, rezipped, torch_bytes, with_pickle
 from mlsync.formats.archives import archive_content, inner_files, nemo_tar, torch_package
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp import metadata as dcp_metadata
-from mlsync.formats.dcp.metadata import read_dcp_metadata
+from mlsync.formats.dcp.metadata import read_dcp_metadata, read_dcp_metadata_layout
+from mlsync.formats.faults import NotChecked
 from mlsync.formats.groups import find, tree
 from mlsync.formats.hdf5 import blocks as hdf5_blocks
 from mlsync.formats.hdf5 import container as hdf5
@@ -49,6 +50,7 @@ from mlsync.formats.libraries.crc32c import crc32c
 from mlsync.formats.pickles import machine as pickle_machine
 from mlsync.formats.pickles import packed_file as packed_pickle
 from mlsync.formats.pickles import pickle_file as bare_pickle
+from mlsync.formats.pickles.machine import read_pickle
 from mlsync.formats.sniff import identify
 from mlsync.formats.torch import content as torch_content
 from mlsync.formats.torch import graph as torch_graph
@@ -229,6 +231,15 @@ def test_metadata_take_no_more_than_is_stated():
     """So it is with the metadata of a distributed checkpoint."""
     content = distributed_metadata()
     assert peak_of(lambda: read_dcp_metadata(content)) < stated_bytes("torch distributed, `.metadata`")
+
+
+def test_metadata_that_mean_nothing_are_not_held_twice():
+    """What was made of metadata whose meaning is refused is gone before their pickle is looked at alone."""
+    content = distributed_metadata()
+    with pytest.raises(NotChecked):
+        read_dcp_metadata(content)
+    peak_bytes = peak_of(lambda: read_dcp_metadata_layout(MemorySource(content)))
+    assert peak_bytes < 1.2 * peak_of(lambda: read_pickle(content))
 
 
 # ---------------------------------------------------------------- safetensors

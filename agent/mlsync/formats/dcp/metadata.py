@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -160,14 +161,17 @@ def _row_length(node: object) -> int:
 
 def read_dcp_metadata_layout(source: ByteSource, container: str = "dcp-metadata") -> Layout:
     """Return level 1 of the file: one pickle, from its first byte to its last."""
-    data = _whole(source)
-    try:
-        _, end = _known(data)
-    except ContainerBroken:
-        _, end = read_pickle(data)  # what is wrong with its meaning is no matter of level 1
+    end = _pickle_end(_whole(source))
     if end != source.size_bytes:
         raise ContainerBroken(f"{source.size_bytes - end} bytes behind the pickle", offset=end)
     return Layout(container, source.size_bytes, ())
+
+
+def _pickle_end(data: bytes) -> int:
+    with suppress(ContainerBroken):  # what is wrong with the meaning is no matter of level 1
+        return _known(data)[1]
+    # Here and not while the error is handled: until it is dropped, its frames hold the whole graph.
+    return read_pickle(data)[1]
 
 
 def read_dcp_metadata_content(source: ByteSource, *, is_part: bool = False) -> Content:
